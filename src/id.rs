@@ -1,0 +1,155 @@
+//! Identities: 128 random bits for a lease and a cluster, 64 for a node.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// A text that isn't an id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not an id: expected 32 hexadecimal digits, found {found} characters")]
+pub struct IdError {
+    /// How many characters the text has.
+    pub found: usize,
+}
+
+fn parse_hex(text: &str) -> Result<u128, IdError> {
+    let err = || IdError { found: text.chars().count() };
+    if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(err());
+    }
+    u128::from_str_radix(text, 16).map_err(|_| err())
+}
+
+/// Identifies one acquisition, and alone is enough to renew, release and transfer it.
+///
+/// The requester picks it at random, anew for each acquisition, and keeps it over retries. Whoever knows it can
+/// release the lease, so it is a secret: `Debug` and `Display` show its first 8 hexadecimal digits;
+/// [`reveal`](Self::reveal) shows the whole.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LeaseId(u128);
+
+impl LeaseId {
+    /// The id with these bits.
+    #[must_use]
+    pub const fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    /// The bits.
+    #[must_use]
+    pub const fn to_bits(self) -> u128 {
+        self.0
+    }
+
+    /// All 32 hexadecimal digits: keep them out of logs.
+    #[must_use]
+    pub fn reveal(self) -> String {
+        format!("{:032x}", self.0)
+    }
+}
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}…", (self.0 >> 96) as u32)
+    }
+}
+
+impl fmt::Debug for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LeaseId({self})")
+    }
+}
+
+impl FromStr for LeaseId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        parse_hex(text).map(Self)
+    }
+}
+
+/// Identifies a cluster from its founding on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ClusterId(u128);
+
+impl ClusterId {
+    /// The id with these bits.
+    #[must_use]
+    pub const fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    /// The bits.
+    #[must_use]
+    pub const fn to_bits(self) -> u128 {
+        self.0
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClusterId({self})")
+    }
+}
+
+impl FromStr for ClusterId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        parse_hex(text).map(Self)
+    }
+}
+
+/// Identifies a member: 64 random bits that a data directory gets when first used, and keeps.
+///
+/// A member without a data directory gets a new one at each start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct NodeId(u64);
+
+impl NodeId {
+    /// The id with these bits.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The bits.
+    #[must_use]
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NodeId({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_id_is_not_printed_whole() {
+        let id = LeaseId::from_bits(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+        assert_eq!(format!("{id} {id:?}"), "01234567… LeaseId(01234567…)");
+        assert_eq!(id.reveal().parse(), Ok(id));
+    }
+
+    #[test]
+    fn a_text_of_another_form_is_refused() {
+        assert_eq!("+123".parse::<LeaseId>(), Err(IdError { found: 4 }));
+        assert!(format!("+{}", "0".repeat(31)).parse::<LeaseId>().is_err());
+    }
+}

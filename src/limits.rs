@@ -1,0 +1,60 @@
+//! Every bound, by name. Relations between them are asserted at compile time.
+
+use std::time::Duration;
+
+/// The longest name of a lease, in bytes of UTF-8.
+pub const NAME_BYTES_MAX: usize = 512;
+/// The longest name of an agent, in bytes of UTF-8.
+pub const AGENT_NAME_BYTES_MAX: usize = 128;
+/// The most metadata that a lease carries, in bytes.
+pub const METADATA_BYTES_MAX: usize = 4 * 1024;
+/// The longest ttl.
+pub const TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest reason of a revocation, in bytes of UTF-8.
+pub const REASON_BYTES_MAX: usize = 512;
+
+/// The most leases and waiters that a cluster holds at once.
+pub const LEASES_MAX: usize = 1_000_000;
+/// The most waiters in one queue.
+pub const WAITERS_PER_NAME_MAX: usize = 100_000;
+/// How many ended lease ids the replicated table remembers. A request that is older than its memory is refused.
+pub const ENDED_IDS_MAX: usize = 65_536;
+/// The most lease ids in one expiry entry.
+pub const EXPIRE_MAX: usize = 512;
+/// The most lease ids in one renewal message.
+pub const RENEW_MAX: usize = 4_096;
+
+/// The largest decoded value, in bytes. A snapshot is decoded in pieces of at most this size.
+pub const DECODED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The largest frame on the wire, in bytes.
+pub const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The largest frame before the handshake is done, in bytes.
+pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
+/// A snapshot travels in pieces of this size, in bytes.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
+/// The most entries in one replication message.
+pub const ENTRIES_PER_APPEND_MAX: u64 = 512;
+/// The largest encoded log entry, in bytes.
+pub const ENTRY_BYTES_MAX: usize = 15 * 1024;
+
+/// The most requests that one connection has in flight.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 1_024;
+/// The most connections that an agent accepts at once.
+pub const CONNECTIONS_MAX: usize = 1_024;
+/// The most applied changes that a watcher may lag before it is told so.
+pub const WATCH_BACKLOG_MAX: usize = 4_096;
+/// The most writes that wait for the storage thread.
+pub const STORAGE_QUEUE_MAX: usize = 4_096;
+/// The largest number of founders.
+pub const FOUNDERS_MAX: usize = 9;
+
+const _: () = {
+    assert!(HANDSHAKE_BYTES_MAX < FRAME_BYTES_MAX);
+    assert!(SNAPSHOT_CHUNK_BYTES < FRAME_BYTES_MAX);
+    assert!(ENTRIES_PER_APPEND_MAX as usize * ENTRY_BYTES_MAX < FRAME_BYTES_MAX);
+    assert!(NAME_BYTES_MAX + METADATA_BYTES_MAX + AGENT_NAME_BYTES_MAX + 1_024 < ENTRY_BYTES_MAX);
+    // An id takes at most 17 bytes, a token 9, its presence 1.
+    assert!(EXPIRE_MAX * 27 + 64 < ENTRY_BYTES_MAX);
+    assert!(FRAME_BYTES_MAX < DECODED_BYTES_MAX);
+    assert!(WAITERS_PER_NAME_MAX <= LEASES_MAX);
+};

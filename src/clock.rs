@@ -97,6 +97,13 @@ pub(crate) fn wall_unix_ms() -> u64 {
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// What the wall clock will show after this span: for people and for the seed interface.
+#[expect(clippy::disallowed_methods, reason = "the wall clock, for people")]
+pub(crate) fn wall_after(span: Duration) -> chrono::DateTime<chrono::Utc> {
+    let now = chrono::Utc::now();
+    chrono::Duration::from_std(span).ok().and_then(|span| now.checked_add_signed(span)).unwrap_or(now)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -42,6 +42,11 @@ pub(crate) async fn sleep(span: Duration) {
     tokio::time::sleep(span).await;
 }
 
+/// A value that tasks wait on. Behind the seam, because the order in which it wakes its waiters must replay.
+pub(crate) mod watch {
+    pub(crate) use tokio::sync::watch::{Receiver, Sender, channel};
+}
+
 /// The span was over before the future.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimedOut;

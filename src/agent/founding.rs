@@ -1,0 +1,380 @@
+//! Founding: how agents that know only each other's addresses become one cluster, once.
+//!
+//! Every founder has the same list of addresses. The founder whose address is the smallest of the list *forms* the
+//! cluster; the others wait for it.
+//!
+//! 1. All greet all, until each has seen every other one with the same list.
+//! 2. The former draws a cluster id, writes down the plan (all node ids and addresses), and asks each founder to
+//!    promise itself to it. A founder writes the promise down before it answers, and promises to at most one plan in
+//!    the life of its data directory.
+//! 3. With all promises, the former makes the plan the first log entry. The others get it by replication.
+//!
+//! *Why there can't be two clusters:* a cluster needs the promise of every founder of its list, a founder gives one.
+//! Two lists that share a founder therefore make at most one cluster, and the greeting says so by name. If the
+//! former dies after some have promised, it goes on with the same plan when it restarts with its data directory. If
+//! it lost the directory, no cluster exists, and none can come of the old promises; the error says what to do.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::{self, Clock},
+    codec,
+    error::StartError,
+    id::{ClusterId, NodeId},
+    message::FOUND,
+    raft::Member,
+    runtime::{self, watch},
+    storage::StorageError,
+    time::Moment,
+    transport::{Lane, Peer, Transport},
+};
+
+/// A founder asks again after so long.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(150));
+/// How long one question may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often is told who is still missing.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+
+/// The plan that a founder promises itself to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// The cluster that is to be.
+    pub(crate) cluster: ClusterId,
+    /// The founding time, in milliseconds since 1970: the floor of its tokens.
+    pub(crate) unix_ms: u64,
+    /// Who forms it.
+    pub(crate) former: NodeId,
+    /// All members, all voters.
+    pub(crate) members: BTreeMap<NodeId, Member>,
+}
+
+/// What founders ask each other. Part of the wire format.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Question {
+    /// Here I am, with this list.
+    Greet {
+        /// The asker's list, sorted.
+        founders: Vec<String>,
+        /// The asker.
+        node: NodeId,
+    },
+    /// Promise yourself to this plan.
+    Promise(Plan),
+}
+
+/// What they answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// To `Greet`: the same list.
+    Greeting {
+        /// The answering founder.
+        node: NodeId,
+        /// Its agent's name.
+        agent: String,
+        /// What it has promised itself to, if anything.
+        promised: Option<ClusterId>,
+        /// Whether the asker is a member of that.
+        with_you: bool,
+    },
+    /// To `Greet`: another list.
+    OtherList {
+        /// The answering founder's list.
+        founders: Vec<String>,
+    },
+    /// To `Promise`: written down.
+    Promised,
+    /// To `Promise`: promised to another plan before.
+    PromisedElsewhere {
+        /// That plan's cluster.
+        cluster: ClusterId,
+    },
+    /// To `Promise`: the promise could not be written down.
+    CannotPromise {
+        /// Why.
+        detail: String,
+    },
+}
+
+/// Writes a promise down, durably where there is a data directory.
+pub(crate) type Keep = Box<dyn Fn(&Plan) -> Result<(), StorageError> + Send + Sync>;
+
+/// One founder's part.
+pub(crate) struct Founding {
+    node: NodeId,
+    agent: String,
+    address: String,
+    /// Sorted; contains `address`.
+    founders: Vec<String>,
+    keep: Keep,
+    /// One promise at a time; the lock is held while it is written down.
+    promising: Mutex<()>,
+    plan: watch::Sender<Option<Plan>>,
+    /// A list that differs from ours, and who has it.
+    disagreement: watch::Sender<Option<(String, Vec<String>)>>,
+}
+
+impl Founding {
+    pub(crate) fn new(
+        node: NodeId,
+        agent: String,
+        address: String,
+        mut founders: Vec<String>,
+        promised: Option<Plan>,
+        keep: Keep,
+    ) -> Arc<Self> {
+        founders.sort();
+        Arc::new(Self {
+            node,
+            agent,
+            address,
+            founders,
+            keep,
+            promising: Mutex::new(()),
+            plan: watch::channel(promised).0,
+            disagreement: watch::channel(None).0,
+        })
+    }
+
+    /// The plan that this founder has promised itself to.
+    pub(crate) fn plan(&self) -> Option<Plan> {
+        self.plan.borrow().clone()
+    }
+
+    /// Answers another founder. Blocks while a promise is written down.
+    pub(crate) fn answer(&self, question: Question, from: &str) -> Reply {
+        match question {
+            Question::Greet { founders, .. } if founders != self.founders => {
+                if self.plan.borrow().is_none() {
+                    self.disagreement.send_replace(Some((from.to_owned(), founders)));
+                }
+                Reply::OtherList { founders: self.founders.clone() }
+            }
+            Question::Greet { node, .. } => {
+                let plan = self.plan();
+                Reply::Greeting {
+                    node: self.node,
+                    agent: self.agent.clone(),
+                    promised: plan.as_ref().map(|plan| plan.cluster),
+                    with_you: plan.is_some_and(|plan| plan.members.contains_key(&node)),
+                }
+            }
+            Question::Promise(plan) => match self.promise(plan) {
+                Ok(()) => Reply::Promised,
+                Err(PromiseError::Elsewhere(cluster)) => Reply::PromisedElsewhere { cluster },
+                Err(PromiseError::Storage(error)) => Reply::CannotPromise { detail: error.to_string() },
+            },
+        }
+    }
+
+    fn promise(&self, plan: Plan) -> Result<(), PromiseError> {
+        let _one_at_a_time = self.promising.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.plan() {
+            Some(old) if old == plan => return Ok(()),
+            Some(old) => return Err(PromiseError::Elsewhere(old.cluster)),
+            None => {}
+        }
+        (self.keep)(&plan).map_err(PromiseError::Storage)?;
+        self.plan.send_replace(Some(plan));
+        Ok(())
+    }
+
+    fn is_former(&self) -> bool {
+        self.founders.first() == Some(&self.address)
+    }
+
+    fn others(&self) -> impl Iterator<Item = &String> {
+        self.founders.iter().filter(|address| **address != self.address)
+    }
+
+    async fn ask(&self, transport: &dyn Transport, address: &str, question: &Question) -> Option<Reply> {
+        let peer = Peer { address: address.to_owned(), node: None };
+        let payload = Bytes::from(codec::encode(question));
+        match transport.call(&peer, Lane::Request, FOUND, payload, PATIENCE).await {
+            Ok(reply) => match codec::decode(&reply) {
+                Ok(reply) => Some(reply),
+                Err(error) => {
+                    tracing::warn!(address, %error, "a founder's answer is unreadable");
+                    None
+                }
+            },
+            Err(error) => {
+                tracing::debug!(address, %error, "a founder does not answer yet");
+                None
+            }
+        }
+    }
+
+    /// Takes part until this founder has promised itself to a plan, and returns it; on the former, all have.
+    ///
+    /// # Errors
+    /// When lists disagree, when another founder belongs to another plan, when the promise can't be written down.
+    pub(crate) async fn settle(&self, transport: &dyn Transport, clock: &dyn Clock) -> Result<Plan, StartError> {
+        let mut disagreement = self.disagreement.subscribe();
+        let contradicted = async {
+            match disagreement.wait_for(Option::is_some).await {
+                Ok(found) => found.clone(),
+                Err(_) => None,
+            }
+        };
+        match runtime::select2(self.take_part(transport, clock), contradicted).await {
+            runtime::Either::First(plan) => plan,
+            runtime::Either::Second(Some((from, theirs))) => Err(self.disagree(from, theirs)),
+            runtime::Either::Second(None) => Err(StartError::Stopped),
+        }
+    }
+
+    fn disagree(&self, from: String, theirs: Vec<String>) -> StartError {
+        StartError::FoundersDisagree { from, ours: self.founders.clone(), theirs }
+    }
+
+    async fn take_part(&self, transport: &dyn Transport, clock: &dyn Clock) -> Result<Plan, StartError> {
+        let mut report = Report { last: clock.now() };
+        let mut plan_changes = self.plan.subscribe();
+        let plan = match self.plan() {
+            Some(plan) => plan,
+            None => {
+                let greeted = self.greet_all(transport, clock, &mut report);
+                let promised = async { plan_changes.wait_for(Option::is_some).await.ok().and_then(|plan| plan.clone()) };
+                match runtime::select2(promised, greeted).await {
+                    runtime::Either::First(Some(plan)) => plan,
+                    runtime::Either::First(None) => return Err(StartError::Stopped),
+                    runtime::Either::Second(Err(error)) => return Err(error),
+                    runtime::Either::Second(Ok(members)) if self.is_former() => self.draw(members)?,
+                    runtime::Either::Second(Ok(_)) => self.wait_for_former(clock, &mut report).await?,
+                }
+            }
+        };
+        if plan.former == self.node {
+            self.collect(transport, clock, &mut report, &plan).await?;
+        }
+        Ok(plan)
+    }
+
+    /// Step 1. Returns the members once every founder has greeted.
+    async fn greet_all(
+        &self,
+        transport: &dyn Transport,
+        clock: &dyn Clock,
+        report: &mut Report,
+    ) -> Result<BTreeMap<NodeId, Member>, StartError> {
+        let mut members = BTreeMap::from([(self.node, self.member(self.agent.clone(), &self.address))]);
+        let mut missing: BTreeSet<String> = self.others().cloned().collect();
+        let greeting = Question::Greet { founders: self.founders.clone(), node: self.node };
+        loop {
+            for address in missing.clone() {
+                match self.ask(transport, &address, &greeting).await {
+                    Some(Reply::Greeting { node, agent, promised, with_you }) => {
+                        if let Some(cluster) = promised.filter(|_| !with_you) {
+                            return Err(StartError::AlreadyFounded { by: address, cluster });
+                        }
+                        missing.remove(&address);
+                        if members.insert(node, self.member(agent, &address)).is_some() {
+                            return Err(StartError::SameNode { node, address });
+                        }
+                    }
+                    Some(Reply::OtherList { founders }) => return Err(self.disagree(address, founders)),
+                    _ => {}
+                }
+            }
+            if missing.is_empty() {
+                return Ok(members);
+            }
+            report.say(clock, "waiting for founders", &missing);
+            runtime::sleep(runtime::random_between(PAUSE.0, PAUSE.1)).await;
+        }
+    }
+
+    fn member(&self, agent: String, address: &str) -> Member {
+        Member { agent, addr: address.to_owned() }
+    }
+
+    /// Step 2, on the former: the plan, written down before anyone is asked.
+    fn draw(&self, members: BTreeMap<NodeId, Member>) -> Result<Plan, StartError> {
+        let plan = Plan {
+            cluster: ClusterId::from_bits(runtime::random_u128()),
+            unix_ms: clock::wall_unix_ms(),
+            former: self.node,
+            members,
+        };
+        match self.promise(plan.clone()) {
+            Ok(()) => Ok(plan),
+            Err(PromiseError::Storage(error)) => Err(error.into()),
+            Err(PromiseError::Elsewhere(cluster)) => {
+                Err(StartError::AlreadyFounded { by: self.address.clone(), cluster })
+            }
+        }
+    }
+
+    async fn wait_for_former(&self, clock: &dyn Clock, report: &mut Report) -> Result<Plan, StartError> {
+        let former: BTreeSet<String> = self.founders.first().cloned().into_iter().collect();
+        let mut changes = self.plan.subscribe();
+        loop {
+            let promised = changes.wait_for(Option::is_some);
+            match runtime::timeout(REPORT_EVERY, promised).await {
+                Ok(Ok(plan)) => return plan.clone().ok_or(StartError::Stopped),
+                Ok(Err(_)) => return Err(StartError::Stopped),
+                Err(runtime::TimedOut) => report.say(clock, "waiting for the founder that forms the cluster", &former),
+            }
+        }
+    }
+
+    /// Step 2, on the former: everyone's promise.
+    async fn collect(
+        &self,
+        transport: &dyn Transport,
+        clock: &dyn Clock,
+        report: &mut Report,
+        plan: &Plan,
+    ) -> Result<(), StartError> {
+        let mut missing: BTreeSet<String> = self.others().cloned().collect();
+        loop {
+            for address in missing.clone() {
+                match self.ask(transport, &address, &Question::Promise(plan.clone())).await {
+                    Some(Reply::Promised) => {
+                        missing.remove(&address);
+                    }
+                    Some(Reply::PromisedElsewhere { cluster }) => {
+                        return Err(StartError::AlreadyFounded { by: address, cluster });
+                    }
+                    Some(Reply::CannotPromise { detail }) => {
+                        tracing::warn!(address, detail, "a founder can't write its promise down");
+                    }
+                    _ => {}
+                }
+            }
+            if missing.is_empty() {
+                return Ok(());
+            }
+            report.say(clock, "waiting for promises of founders", &missing);
+            runtime::sleep(runtime::random_between(PAUSE.0, PAUSE.1)).await;
+        }
+    }
+}
+
+enum PromiseError {
+    Elsewhere(ClusterId),
+    Storage(StorageError),
+}
+
+/// Tells now and then what is waited for.
+struct Report {
+    last: Moment,
+}
+
+impl Report {
+    fn say(&mut self, clock: &dyn Clock, what: &str, who: &BTreeSet<String>) {
+        let now = clock.now();
+        if now.since(self.last) >= REPORT_EVERY {
+            self.last = now;
+            tracing::info!(?who, "{what}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Who hears of applied changes on this node: the leader's deadlines, those who await their turn, the leases that
+//! this agent holds, and watchers. Called by the replica under the table's write lock, so everything here is short.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{broadcast, oneshot};
+
+use super::leader::Leader;
+use crate::{
+    clock::Clock,
+    id::LeaseId,
+    lease::Renewer,
+    limits::WATCH_BACKLOG_MAX,
+    message::Standing,
+    replica::{Applied, Replica},
+    runtime,
+    table::{Event, Table},
+};
+
+/// The changes of one applied entry.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) index: u64,
+    pub(crate) events: Vec<Event>,
+}
+
+/// See the file's head.
+pub(crate) struct Hub {
+    leader: OnceLock<Arc<Leader>>,
+    renewer: OnceLock<Arc<Renewer>>,
+    turns: Mutex<BTreeMap<LeaseId, Vec<oneshot::Sender<()>>>>,
+    watchers: broadcast::Sender<Arc<Batch>>,
+}
+
+impl Hub {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            leader: OnceLock::new(),
+            renewer: OnceLock::new(),
+            turns: Mutex::new(BTreeMap::new()),
+            watchers: broadcast::Sender::new(WATCH_BACKLOG_MAX),
+        })
+    }
+
+    pub(crate) fn attach(&self, leader: Arc<Leader>, renewer: Arc<Renewer>) {
+        let _ = self.leader.set(leader);
+        let _ = self.renewer.set(renewer);
+    }
+
+    /// Every applied change from now on; one that lags by more than [`WATCH_BACKLOG_MAX`] entries is told so.
+    pub(crate) fn watch(&self) -> broadcast::Receiver<Arc<Batch>> {
+        self.watchers.subscribe()
+    }
+
+    /// Waits until the id holds or has ended, at most `within`; answers where it stands then. Cancel-safe.
+    pub(crate) async fn await_turn(
+        &self,
+        replica: &Replica,
+        clock: &dyn Clock,
+        lease_id: LeaseId,
+        within: Duration,
+    ) -> Standing {
+        let began = clock.now();
+        loop {
+            // Registered before the look, so that no change falls between the two.
+            let (tell, told) = oneshot::channel();
+            let _registered = self.register(lease_id, tell);
+            let standing = Standing::of(replica.read().table(), &lease_id);
+            let left = within.saturating_sub(clock.now().since(began));
+            if matches!(standing, Standing::Holding(_) | Standing::Ended(_)) || left.is_zero() {
+                return standing;
+            }
+            if runtime::timeout(left, told).await.is_err() {
+                return Standing::of(replica.read().table(), &lease_id);
+            }
+        }
+    }
+
+    fn turns(&self) -> std::sync::MutexGuard<'_, BTreeMap<LeaseId, Vec<oneshot::Sender<()>>>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn register(&self, lease_id: LeaseId, tell: oneshot::Sender<()>) -> Registered<'_> {
+        self.turns().entry(lease_id).or_default().push(tell);
+        Registered { hub: self, lease_id }
+    }
+}
+
+/// Cleans up after a waiter that was told, or went away.
+struct Registered<'a> {
+    hub: &'a Hub,
+    lease_id: LeaseId,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        let mut turns = self.hub.turns();
+        if let Some(waiting) = turns.get_mut(&self.lease_id) {
+            waiting.retain(|tell| !tell.is_closed());
+            if waiting.is_empty() {
+                turns.remove(&self.lease_id);
+            }
+        }
+    }
+}
+
+impl Applied for Hub {
+    fn applied(&self, index: u64, _term: u64, events: &[Event], _table: &Table) {
+        if events.is_empty() {
+            return;
+        }
+        if let Some(leader) = self.leader.get() {
+            leader.applied(events);
+        }
+        if let Some(renewer) = self.renewer.get() {
+            renewer.applied(events);
+        }
+        {
+            let mut turns = self.turns();
+            for event in events {
+                if let Event::Granted { lease_id, .. } | Event::Ended { lease_id, .. } | Event::Left { lease_id, .. } =
+                    event
+                {
+                    // Dropping the sender tells.
+                    turns.remove(lease_id);
+                }
+            }
+        }
+        if self.watchers.receiver_count() > 0 {
+            // Fails only when the last watcher has just gone.
+            let _ = self.watchers.send(Arc::new(Batch { index, events: events.to_vec() }));
+        }
+    }
+
+    fn replaced(&self, _index: u64, table: &Table) {
+        if let Some(leader) = self.leader.get() {
+            leader.replaced();
+        }
+        if let Some(renewer) = self.renewer.get() {
+            renewer.replaced(table);
+        }
+        // Everyone who awaits a turn looks again.
+        self.turns().clear();
+        if self.watchers.receiver_count() > 0 {
+            let _ = self.watchers.send(Arc::new(Batch { index: 0, events: Vec::new() }));
+        }
+    }
+}

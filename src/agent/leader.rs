@@ -1,0 +1,268 @@
+//! The leader's part: it keeps a deadline for every holder and waiter, confirms renewals, and expires what nobody
+//! renewed. The rules are in [`Deadlines`](crate::deadlines), which is pure; this file gives it the time, hands it
+//! the applied changes, and proposes what it finds due.
+//!
+//! Why no lease ends early (L4), and none is confirmed that may be granted to another (L1, L5):
+//!
+//! 1. *When deadlines exist.* Only while this node leads term T and has applied an entry of T: then its table holds
+//!    everything that earlier leaders committed. They are built under the table's read lock, from that table, all
+//!    afresh; every later change reaches them through [`Applied`], under the table's write lock. So they always
+//!    describe the applied table exactly, and a deadline never counts from before this leadership.
+//! 2. *Renewal.* The moment of arrival is read first. Then a quorum confirms that this node leads (`ReadIndex`,
+//!    asked after the arrival), and only if the term it confirms is the deadlines' own are they extended, counting
+//!    from the arrival. A deposed leader gets no quorum: it confirms nothing. Once an expiry was proposed for a lease
+//!    it isn't renewed any more, so no `Expire` in flight can hit a lease that was confirmed after it.
+//! 3. *Expiry.* Proposed with "only in term T"; apply checks the term once more. While the last acknowledgement of a
+//!    quorum is older than the leader lease, the deadlines are frozen: nothing is proposed.
+//! 4. *Stalls.* The timer knows when it wanted to wake. Waking late, it first adds the delay to every deadline.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::{
+    clock::{self, Clock},
+    deadlines::{Deadlines, Renewal, Wake},
+    id::LeaseId,
+    limits::EXPIRE_MAX,
+    message::{Failure, Gone, Verdict},
+    raft::{Confirmed, Consensus, ConsensusError},
+    replica::Replica,
+    runtime,
+    table::{Command, Entry, Event},
+    time::{Drift, Moment},
+    token::Token,
+};
+
+/// While there are no deadlines, or none is near, the timer sleeps for at most this long.
+const NAP_MAX: Duration = Duration::from_secs(60);
+
+/// This node's leadership: idle on a follower.
+pub(crate) struct Leader {
+    consensus: Consensus,
+    replica: Arc<Replica>,
+    clock: Arc<dyn Clock>,
+    drift: Drift,
+    /// How long an expiry may take to commit before it is proposed again.
+    patience: Duration,
+    /// `Some` exactly while this node leads and is ready (argument 1).
+    deadlines: Mutex<Option<Deadlines>>,
+    /// Wakes the timer: a deadline came that is earlier than what it sleeps for, or leadership changed.
+    wake: Notify,
+    /// When the timer means to wake; [`Moment::NEVER`] while it is awake.
+    asked: Mutex<Moment>,
+    barrier: Mutex<Barrier>,
+}
+
+/// Renewals that wait for the next confirmation of leadership.
+#[derive(Default)]
+struct Barrier {
+    /// Whether a task is confirming.
+    running: bool,
+    waiting: Vec<oneshot::Sender<Result<Confirmed, ConsensusError>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Leader {
+    pub(crate) fn new(
+        consensus: Consensus,
+        replica: Arc<Replica>,
+        clock: Arc<dyn Clock>,
+        drift: Drift,
+        patience: Duration,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            consensus,
+            replica,
+            clock,
+            drift,
+            patience,
+            deadlines: Mutex::new(None),
+            wake: Notify::new(),
+            asked: Mutex::new(Moment::NEVER),
+            barrier: Mutex::new(Barrier::default()),
+        })
+    }
+
+    /// The term in which this node leads and is ready.
+    pub(crate) fn ready_in(&self) -> Option<u64> {
+        lock(&self.deadlines).as_ref().map(Deadlines::term)
+    }
+
+    /// Called when openraft says who leads: in term `leads` this node, or another.
+    ///
+    /// Ready means: an entry of that very term is applied. See argument 1.
+    pub(crate) fn lead(&self, leads: Option<u64>) {
+        let reading = self.replica.read();
+        let mut deadlines = lock(&self.deadlines);
+        match leads {
+            Some(term) if reading.term() == term => {
+                if deadlines.as_ref().is_none_or(|d| d.term() != term) {
+                    let table = reading.table();
+                    let counts = table.counts();
+                    tracing::info!(term, leases = counts.leases, waiters = counts.waiters, "leading");
+                    let live = table.all_live();
+                    let held = live.map(|(id, live)| (id, live.token, Duration::from_millis(live.ttl_ms)));
+                    let mut fresh = Deadlines::new(term, self.drift, self.clock.now(), held);
+                    for (id, _) in table.all_live().filter(|(_, live)| live.revoked) {
+                        fresh.revoked(&id);
+                    }
+                    *deadlines = Some(fresh);
+                    self.wake.notify_one();
+                }
+            }
+            _ => {
+                if let Some(old) = deadlines.take() {
+                    tracing::info!(term = old.term(), "no longer leading");
+                }
+            }
+        }
+    }
+
+    /// What an applied entry changed. Called under the table's write lock.
+    pub(crate) fn applied(&self, events: &[Event]) {
+        let mut guard = lock(&self.deadlines);
+        let Some(deadlines) = guard.as_mut() else { return };
+        let now = self.clock.now();
+        let mut began = false;
+        for event in events {
+            match event {
+                Event::Queued { lease_id, ttl_ms, .. } => {
+                    deadlines.began(*lease_id, None, Duration::from_millis(*ttl_ms), now);
+                    began = true;
+                }
+                Event::Granted { lease_id, token, ttl_ms, .. } => {
+                    deadlines.began(*lease_id, Some(*token), Duration::from_millis(*ttl_ms), now);
+                    began = true;
+                }
+                Event::Ended { lease_id, .. } | Event::Left { lease_id, .. } => deadlines.ended(lease_id),
+                Event::Revoked { lease_id, .. } => deadlines.revoked(lease_id),
+                Event::Founded { .. } => {}
+            }
+        }
+        if began {
+            let next = deadlines.next_wake();
+            drop(guard);
+            if next.is_some_and(|next| next < *lock(&self.asked)) {
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    /// A snapshot replaced the table: a leader never installs one, so this node has been deposed.
+    pub(crate) fn replaced(&self) {
+        *lock(&self.deadlines) = None;
+    }
+
+    /// Renews leases and waits. `arrived` is this node's clock when the message arrived.
+    ///
+    /// # Errors
+    /// [`Failure::NotLeader`] where this node doesn't lead, or isn't ready yet: nothing happened.
+    pub(crate) async fn renew(self: &Arc<Self>, arrived: Moment, leases: &[LeaseId]) -> Result<Vec<Verdict>, Failure> {
+        let confirmed = self.confirm_shared().await.map_err(super::route::failure_of)?;
+        let reading = self.replica.read();
+        let mut guard = lock(&self.deadlines);
+        let deadlines = match guard.as_mut() {
+            Some(deadlines) if deadlines.term() == confirmed.term => deadlines,
+            _ => return Err(Failure::NotLeader { leader: None }),
+        };
+        Ok(leases
+            .iter()
+            .map(|id| match deadlines.renew(id, arrived) {
+                Renewal::Extended => Verdict::Extended,
+                Renewal::Gone => Verdict::Gone(Gone::of(reading.table(), id)),
+            })
+            .collect())
+    }
+
+    /// One confirmation for all that wait: those that come while one is under way share the next, so that each was
+    /// asked for after its arrival. Cancel-safe: the confirming task belongs to no caller.
+    pub(crate) async fn confirm_shared(self: &Arc<Self>) -> Result<Confirmed, ConsensusError> {
+        let (tell, told) = oneshot::channel();
+        let start = {
+            let mut barrier = lock(&self.barrier);
+            barrier.waiting.push(tell);
+            !std::mem::replace(&mut barrier.running, true)
+        };
+        if start {
+            let leader = self.clone();
+            runtime::spawn(async move { leader.confirm_all().await });
+        }
+        told.await.unwrap_or_else(|_| Err(ConsensusError::Stopped("the confirming task is gone".to_owned())))
+    }
+
+    async fn confirm_all(&self) {
+        loop {
+            let waiting = {
+                let mut barrier = lock(&self.barrier);
+                if barrier.waiting.is_empty() {
+                    barrier.running = false;
+                    return;
+                }
+                std::mem::take(&mut barrier.waiting)
+            };
+            let confirmed = self.consensus.confirm().await;
+            for tell in waiting {
+                let _ = tell.send(confirmed.clone());
+            }
+        }
+    }
+
+    /// The timer: expires what is due, until the node stops.
+    pub(crate) async fn keep_time(self: Arc<Self>) {
+        loop {
+            let now = self.clock.now();
+            let asked = {
+                let deadlines = lock(&self.deadlines);
+                deadlines.as_ref().and_then(Deadlines::next_wake).unwrap_or(Moment::NEVER).min(now + NAP_MAX)
+            };
+            *lock(&self.asked) = asked;
+            runtime::select2(self.wake.notified(), runtime::sleep(asked.since(now))).await;
+            *lock(&self.asked) = Moment::NEVER;
+            let now = self.clock.now();
+            let due = {
+                let mut guard = lock(&self.deadlines);
+                let Some(deadlines) = guard.as_mut() else { continue };
+                match deadlines.woke(asked, now) {
+                    Wake::Punctual => {}
+                    Wake::Stalled(delay) => tracing::warn!(?delay, "this agent was stalled; every deadline is extended"),
+                    Wake::ClockBack(by) => tracing::warn!(?by, "this agent's clock went back; expiries wait for it"),
+                }
+                if self.consensus.quorum_is_fresh() {
+                    deadlines.thaw(now);
+                } else {
+                    deadlines.freeze(now);
+                }
+                let ids = deadlines.due(now, EXPIRE_MAX);
+                (!ids.is_empty()).then(|| (deadlines.term(), ids))
+            };
+            if let Some((term, ids)) = due {
+                self.expire(term, ids).await;
+            }
+        }
+    }
+
+    async fn expire(&self, term: u64, ended: Vec<(LeaseId, Option<Token>)>) {
+        tracing::info!(term, leases = ended.len(), "expiring");
+        let ids: Vec<LeaseId> = ended.iter().map(|(id, _)| *id).collect();
+        let entry = Entry { wall_unix_ms: clock::wall_unix_ms(), command: Command::Expire { term, ended } };
+        let failed = match runtime::timeout(self.patience, self.consensus.propose_in(term, entry)).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(runtime::TimedOut) => Some(format!("not committed within {:?}", self.patience)),
+        };
+        if let Some(error) = failed {
+            tracing::warn!(term, leases = ids.len(), error, "an expiry failed; it will be proposed again");
+            let mut guard = lock(&self.deadlines);
+            if let Some(deadlines) = guard.as_mut().filter(|deadlines| deadlines.term() == term) {
+                deadlines.proposal_failed(&ids, self.clock.now());
+            }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Settings, and what is wrong with them. Every fault is listed, not just the first.
+
+use std::{fmt, time::Duration};
+
+use crate::{
+    limits::{FOUNDERS_MAX, TTL_MAX},
+    name::NameError,
+    time::Drift,
+};
+
+/// The cluster's timing. Every agent of a cluster must have the same; the defaults suit a data centre.
+///
+/// | setting | default | [`fast_lan`](Self::fast_lan) | [`wan`](Self::wan) |
+/// | --- | --- | --- | --- |
+/// | `heartbeat` | 100 ms | 50 ms | 500 ms |
+/// | `election_timeout_min` | 400 ms | 150 ms | 2.5 s |
+/// | `election_timeout_max` | 550 ms | 200 ms | 3 s |
+/// | `ttl` | 10 s | 10 s | 30 s |
+/// | `clock_drift_max` | 1 % | 1 % | 1 % |
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// How often the leader says that it lives. Default 100 ms.
+    ///
+    /// Hazard: near `election_timeout_min`, one lost packet causes an election.
+    pub heartbeat: Duration,
+    /// The shortest silence of a leader after which an agent stands for election. Default 400 ms.
+    ///
+    /// Hazard: shorter than the disk's worst stall (an `fdatasync` of 270 ms has been seen), healthy leaders are
+    /// replaced. It costs availability, never safety.
+    pub election_timeout_min: Duration,
+    /// The longest such silence, and the leader lease of openraft. Default 550 ms.
+    ///
+    /// Hazard: a large maximum costs twice, once until votes are granted and once until one stands for election.
+    pub election_timeout_max: Duration,
+    /// The ttl of a lease for which none is asked. Default 10 s.
+    pub ttl: Duration,
+    /// The largest difference in rate between two agents' clocks. Default 1 % (10 000 ppm; a quartz has 100 ppm).
+    ///
+    /// Hazard: rule L1 stands on it. With a larger true drift, only fencing protects.
+    pub clock_drift_max: Drift,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(100),
+            election_timeout_min: Duration::from_millis(400),
+            election_timeout_max: Duration::from_millis(550),
+            ttl: Duration::from_secs(10),
+            clock_drift_max: ONE_PERCENT,
+        }
+    }
+}
+
+const ONE_PERCENT: Drift = match Drift::from_ppm(10_000) {
+    Some(drift) => drift,
+    None => unreachable!(),
+};
+
+impl Timing {
+    /// For one network segment and a disk whose `fdatasync` stays under 50 ms: a dead leader is replaced in about
+    /// 0.4 s. Hazard: a slower disk causes elections.
+    #[must_use]
+    pub fn fast_lan() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(50),
+            election_timeout_min: Duration::from_millis(150),
+            election_timeout_max: Duration::from_millis(200),
+            ..Self::default()
+        }
+    }
+
+    /// For agents far apart (round trips up to 300 ms).
+    #[must_use]
+    pub fn wan() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(500),
+            election_timeout_min: Duration::from_millis(2_500),
+            election_timeout_max: Duration::from_secs(3),
+            ttl: Duration::from_secs(30),
+            ..Self::default()
+        }
+    }
+
+    /// The shortest ttl: two of the longest election timeouts, so that a lease can outlive its leader.
+    #[must_use]
+    pub fn ttl_min(&self) -> Duration {
+        self.election_timeout_max * 2
+    }
+
+    /// Whether a lease may have this ttl.
+    ///
+    /// # Errors
+    /// [`TtlError`] when it is shorter than [`ttl_min`](Self::ttl_min) or longer than 24 h.
+    pub fn check_ttl(&self, ttl: Duration) -> Result<(), TtlError> {
+        if ttl < self.ttl_min() {
+            return Err(TtlError::TooShort { ttl, least: self.ttl_min() });
+        }
+        if ttl > TTL_MAX {
+            return Err(TtlError::TooLong { ttl, most: TTL_MAX });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn faults(&self, faults: &mut Vec<ConfigFault>) {
+        if self.heartbeat < Duration::from_millis(1) {
+            faults.push(ConfigFault::Heartbeat { heartbeat: self.heartbeat });
+        }
+        if self.election_timeout_min < self.heartbeat * 2 {
+            faults.push(ConfigFault::ElectionBesideHeartbeat {
+                least: self.heartbeat * 2,
+                election_timeout_min: self.election_timeout_min,
+            });
+        }
+        if self.election_timeout_max <= self.election_timeout_min {
+            faults.push(ConfigFault::ElectionRange {
+                min: self.election_timeout_min,
+                max: self.election_timeout_max,
+            });
+        }
+        if let Err(error) = self.check_ttl(self.ttl) {
+            faults.push(ConfigFault::Ttl(error));
+        }
+    }
+}
+
+/// A ttl out of its bounds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TtlError {
+    /// It could not outlive an election.
+    #[error("a ttl of {ttl:?} is too short: the shortest is {least:?} (two election timeouts, so that a lease outlives its leader)")]
+    TooShort {
+        /// What was asked.
+        ttl: Duration,
+        /// The shortest.
+        least: Duration,
+    },
+    /// It would block a dead holder's name for too long.
+    #[error("a ttl of {ttl:?} is too long: the longest is {most:?}; leases are renewed in the background, a short ttl is enough")]
+    TooLong {
+        /// What was asked.
+        ttl: Duration,
+        /// The longest.
+        most: Duration,
+    },
+}
+
+/// One thing that is wrong with an agent's settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigFault {
+    /// The agent's name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// No address to listen on.
+    #[error("no address to listen on; call listen(\"host:port\")")]
+    NoListen,
+    /// An address that has no port, or no host.
+    #[error("{what} {addr:?} is not an address; write host:port, as in 127.0.0.1:7101")]
+    Address {
+        /// What the address is for.
+        what: &'static str,
+        /// The text.
+        addr: String,
+    },
+    /// No founders.
+    #[error("no founders; call founders([…]) with the same list of addresses on every agent, this one's among them")]
+    NoFounders,
+    /// Too many founders.
+    #[error("{count} founders, the most are {FOUNDERS_MAX}; let 3 or 5 found the cluster")]
+    TooManyFounders {
+        /// How many were given.
+        count: usize,
+    },
+    /// A founder is listed twice.
+    #[error("the founder {addr} is listed twice; each vote must be an agent of its own")]
+    FounderTwice {
+        /// Its address.
+        addr: String,
+    },
+    /// The agent itself is missing among the founders.
+    #[error("this agent is reached at {advertise}, which is not among the founders {founders:?}; add it, or call advertise(\"host:port\") with the address under which the others list it")]
+    NotAFounder {
+        /// The address under which the others reach this agent.
+        advertise: String,
+        /// The founders.
+        founders: Vec<String>,
+    },
+    /// The heartbeat is too fast.
+    #[error("a heartbeat of {heartbeat:?} is too short; the shortest is 1ms")]
+    Heartbeat {
+        /// What was asked.
+        heartbeat: Duration,
+    },
+    /// The election timeout leaves no room for a lost heartbeat.
+    #[error("election_timeout_min {election_timeout_min:?} is too short for the heartbeat; it must be at least {least:?} (two heartbeats)")]
+    ElectionBesideHeartbeat {
+        /// The shortest allowed.
+        least: Duration,
+        /// What was asked.
+        election_timeout_min: Duration,
+    },
+    /// The range of the election timeout is empty.
+    #[error("election_timeout_max {max:?} must be longer than election_timeout_min {min:?}, or elections split")]
+    ElectionRange {
+        /// The minimum.
+        min: Duration,
+        /// The maximum.
+        max: Duration,
+    },
+    /// The default ttl.
+    #[error(transparent)]
+    Ttl(#[from] TtlError),
+}
+
+/// Everything that is wrong with an agent's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The faults; at least one.
+    pub faults: Vec<ConfigFault>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.faults.as_slice() {
+            [fault] => write!(f, "{fault}"),
+            faults => {
+                write!(f, "{} settings are wrong:", faults.len())?;
+                faults.iter().try_for_each(|fault| write!(f, "\n  - {fault}"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Whether the text has the form `host:port`, with a port that is not 0 unless `any_port`.
+pub(crate) fn is_address(addr: &str, any_port: bool) -> bool {
+    addr.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| any_port || port != 0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_profiles_are_valid() {
+        for timing in [Timing::default(), Timing::fast_lan(), Timing::wan()] {
+            let mut faults = Vec::new();
+            timing.faults(&mut faults);
+            assert_eq!(faults, []);
+        }
+    }
+
+    #[test]
+    fn all_faults_are_listed() {
+        let mut faults = Vec::new();
+        let bad = Timing {
+            heartbeat: Duration::ZERO,
+            election_timeout_min: Duration::from_millis(5),
+            election_timeout_max: Duration::from_millis(5),
+            ttl: Duration::ZERO,
+            ..Timing::default()
+        };
+        bad.faults(&mut faults);
+        assert_eq!(faults.len(), 3, "{faults:?}");
+        let text = ConfigError { faults }.to_string();
+        assert!(text.contains("3 settings") && text.contains("ttl of 0ns"), "{text}");
+    }
+
+    #[test]
+    fn the_edges_of_a_ttl() {
+        let timing = Timing::default();
+        assert!(timing.check_ttl(timing.ttl_min()).is_ok());
+        assert!(timing.check_ttl(timing.ttl_min() - Duration::from_nanos(1)).is_err());
+        assert!(timing.check_ttl(TTL_MAX).is_ok());
+        assert!(timing.check_ttl(TTL_MAX + Duration::from_nanos(1)).is_err());
+    }
+
+    #[test]
+    fn addresses() {
+        assert!(is_address("127.0.0.1:7101", false) && is_address("[::1]:7101", false) && is_address("a:1", false));
+        assert!(!is_address("127.0.0.1", false) && !is_address(":1", false) && !is_address("a:0", false));
+        assert!(is_address("a:0", true) && !is_address("a:70000", true));
+    }
+}

@@ -1,0 +1,390 @@
+//! Acquiring: from the wish for a lease to a [`Lease`] in hand.
+//!
+//! The lease id is drawn here and kept over every retry, so that asking again is harmless (L7). Two things make the
+//! returned lease safe to believe in (L1):
+//!
+//! - Granted at once: the leader counts its deadline from the moment the grant was applied, which is after the first
+//!   copy of the request was sent; the holder counts from *before* that first copy. If asking took a good part of the
+//!   ttl, the lease is renewed once before it is returned.
+//! - Granted after waiting: the waiter renews once, successfully, and counts from before that renewal. No lease is
+//!   returned that has already run out.
+//!
+//! Dropping the future at any await leaves nothing behind: [`Abandon`] cancels the lease id in the background, and
+//! should the cancellation never arrive, nobody renews it, so it ends within its ttl.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::{Lease, held::Held, renewer::Renewer, requester::Requester};
+use crate::{
+    config::TtlError,
+    error::{AcquireError, HolderInfo},
+    id::LeaseId,
+    limits::METADATA_BYTES_MAX,
+    message::{Failure, Request, Response, Standing, Verdict},
+    name::{Name, NameError},
+    runtime::{self, Either},
+    session::Session,
+    table::{Acquire, Outcome},
+    time::Moment,
+    token::Token,
+};
+
+/// How long one request is asked for before it is looked whether to go on.
+const ASK_AT_MOST: Duration = Duration::from_secs(5);
+/// How long one wait for the turn takes before it is asked for again.
+const AWAIT_AT_MOST: Duration = Duration::from_secs(5);
+
+/// What every lease of an agent or client shares.
+#[derive(Clone)]
+pub(crate) struct Holding {
+    pub(crate) requester: Arc<dyn Requester>,
+    pub(crate) renewer: Arc<Renewer>,
+}
+
+/// A wish for a lease, with its options; made by [`Agent::lease`](crate::Agent::lease).
+///
+/// | option | default | |
+/// | --- | --- | --- |
+/// | [`ttl`](Self::ttl) | the agent's (10 s) | how long the lease outlives its holder |
+/// | [`wait_at_most`](Self::wait_at_most) | without end | how long to queue |
+/// | [`metadata`](Self::metadata) | none | what others see of this holder |
+/// | [`without_renewal`](Self::without_renewal) | renewed | whether it is kept alive in the background |
+#[must_use = "nothing is asked for until acquire() or try_acquire() is awaited"]
+pub struct LeaseRequest {
+    holding: Holding,
+    name: Result<Name, NameError>,
+    ttl: Option<Duration>,
+    wait_at_most: Option<Duration>,
+    metadata: Bytes,
+    renewed: bool,
+}
+
+impl LeaseRequest {
+    pub(crate) fn new(holding: Holding, name: &str) -> Self {
+        Self {
+            holding,
+            name: Name::new(name),
+            ttl: None,
+            wait_at_most: None,
+            metadata: Bytes::new(),
+            renewed: true,
+        }
+    }
+
+    /// How long the lease lives without a renewal: from two election timeouts ([`Timing::ttl_min`]) to 24 h.
+    ///
+    /// A short one frees the name sooner when the holder dies; a long one outlasts longer disturbances.
+    ///
+    /// [`Timing::ttl_min`]: crate::Timing::ttl_min
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Gives up after this long, with [`AcquireError::TimedOut`].
+    pub fn wait_at_most(mut self, span: Duration) -> Self {
+        self.wait_at_most = Some(span);
+        self
+    }
+
+    /// Up to 4 KiB that others see beside the holder's name.
+    pub fn metadata(mut self, metadata: impl Into<Bytes>) -> Self {
+        self.metadata = metadata.into();
+        self
+    }
+
+    /// Leaves renewing to the caller ([`Lease::renew`]); otherwise it happens in the background every ttl/3.
+    pub fn without_renewal(mut self) -> Self {
+        self.renewed = false;
+        self
+    }
+
+    /// Acquires, waiting for its turn behind those who asked before.
+    ///
+    /// Cancel-safe: dropping the future gives the acquisition up; see the errors for what else may have happened.
+    ///
+    /// # Errors
+    /// [`AcquireError`]: for each variant it says whether something may have happened.
+    pub async fn acquire(self) -> Result<Lease, AcquireError> {
+        let spec = self.check(true)?;
+        spec.run().await
+    }
+
+    /// Acquires if the name is free.
+    ///
+    /// Cancel-safe, as [`acquire`](Self::acquire) is. `wait_at_most` bounds how long an answer of the cluster is
+    /// waited for (default 10 s); it never queues.
+    ///
+    /// # Errors
+    /// [`AcquireError::Held`] says who holds it, since when, and with which token.
+    pub async fn try_acquire(self) -> Result<Lease, AcquireError> {
+        let spec = self.check(false)?;
+        spec.run().await
+    }
+
+    fn check(self, wait: bool) -> Result<Spec, AcquireError> {
+        let name = self.name?;
+        let timing = self.holding.requester.timing();
+        let ttl = self.ttl.unwrap_or(timing.ttl);
+        timing.check_ttl(ttl)?;
+        if self.metadata.len() > METADATA_BYTES_MAX {
+            return Err(AcquireError::Metadata { bytes: self.metadata.len() });
+        }
+        // Whole milliseconds travel; the holder must not believe longer than the leader waits.
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let within = if wait { self.wait_at_most } else { Some(self.wait_at_most.unwrap_or(ASK_AT_MOST * 2)) };
+        Ok(Spec {
+            began: self.holding.requester.clock().now(),
+            holding: self.holding,
+            name,
+            ttl: Duration::from_millis(ttl_ms),
+            ttl_ms,
+            within,
+            wait,
+            metadata: self.metadata,
+            renewed: self.renewed,
+        })
+    }
+}
+
+impl From<TtlError> for AcquireError {
+    fn from(error: TtlError) -> Self {
+        Self::Ttl(error)
+    }
+}
+
+/// A checked request under way.
+struct Spec {
+    holding: Holding,
+    name: Name,
+    ttl: Duration,
+    ttl_ms: u64,
+    /// `None`: without end.
+    within: Option<Duration>,
+    wait: bool,
+    metadata: Bytes,
+    renewed: bool,
+    began: Moment,
+}
+
+/// How one lease id fared.
+enum Tried {
+    Got(Lease),
+    /// The id is used up without a grant that can be believed in; another one may be tried.
+    Again,
+}
+
+impl Spec {
+    fn now(&self) -> Moment {
+        self.holding.requester.clock().now()
+    }
+
+    /// What is left of the time, at most `most`; `None` when it is over.
+    fn left(&self, most: Duration) -> Option<Duration> {
+        let Some(within) = self.within else { return Some(most) };
+        let left = within.saturating_sub(self.now().since(self.began));
+        (!left.is_zero()).then(|| left.min(most))
+    }
+
+    async fn run(self) -> Result<Lease, AcquireError> {
+        loop {
+            if let Tried::Got(lease) = self.try_id().await? {
+                return Ok(lease);
+            }
+        }
+    }
+
+    /// One lease id, from the first request to its end.
+    async fn try_id(&self) -> Result<Tried, AcquireError> {
+        let seen = self.seen().await?;
+        let id = LeaseId::from_bits(runtime::random_u128());
+        let mut abandon = Abandon::new(self, id);
+        let request = Request::Acquire(Acquire {
+            name: self.name.clone(),
+            lease_id: id,
+            agent: self.holding.requester.holder().clone(),
+            ttl_ms: self.ttl_ms,
+            wait: self.wait,
+            metadata: self.metadata.clone(),
+            seen,
+        });
+        let sent = self.now();
+        let outcome = self.ask_until_answered(&request, &mut abandon).await?;
+        match outcome {
+            Outcome::Granted { token } if self.now().since(sent) < self.ttl / 3 => {
+                Ok(Tried::Got(self.hold(id, token, sent, abandon)))
+            }
+            Outcome::Granted { token } => self.confirm(id, token, abandon).await,
+            Outcome::Waiting { position } => self.wait_turn(id, position, abandon).await,
+            Outcome::Held(by) => {
+                abandon.keep();
+                Err(AcquireError::Held { name: self.name.clone(), holder: Box::new(HolderInfo::of(&by)) })
+            }
+            Outcome::Ended { .. } | Outcome::TooOld { .. } => {
+                abandon.keep();
+                Ok(Tried::Again)
+            }
+            Outcome::Refused(refusal) => {
+                abandon.keep();
+                Err(AcquireError::Refused { name: self.name.clone(), detail: refusal.to_string() })
+            }
+            other => Err(AcquireError::Refused {
+                name: self.name.clone(),
+                detail: format!("the leader gave an answer that fits no acquisition: {other:?}"),
+            }),
+        }
+    }
+
+    async fn seen(&self) -> Result<u64, AcquireError> {
+        loop {
+            let Some(left) = self.left(ASK_AT_MOST) else {
+                return Err(AcquireError::Unavailable {
+                    name: self.name.clone(),
+                    detail: "no agent answered in time".to_owned(),
+                });
+            };
+            match self.holding.requester.seen(left).await {
+                Ok(seen) => return Ok(seen),
+                Err(Failure::Stopped(detail)) => return Err(AcquireError::Stopped { detail }),
+                Err(Failure::Refused(detail)) => {
+                    return Err(AcquireError::Refused { name: self.name.clone(), detail });
+                }
+                Err(error) => tracing::debug!(%error, "the log's position is not known yet"),
+            }
+        }
+    }
+
+    async fn ask_until_answered(
+        &self,
+        request: &Request,
+        abandon: &mut Abandon,
+    ) -> Result<Outcome, AcquireError> {
+        let mut sent_before = false;
+        loop {
+            let name = self.name.clone();
+            let Some(left) = self.left(ASK_AT_MOST) else {
+                let detail = format!("no leader answered within {:?}", self.within.unwrap_or_default());
+                if !sent_before {
+                    abandon.keep();
+                    return Err(AcquireError::Unavailable { name, detail });
+                }
+                return Err(AcquireError::Unknown { name, detail, ttl: self.ttl });
+            };
+            let answered = self.holding.requester.ask(request, left).await;
+            sent_before |= answered.repeated;
+            match answered.response {
+                Response::Outcome(outcome) => return Ok(outcome),
+                Response::Failed(Failure::Refused(detail)) => {
+                    return Err(AcquireError::Refused { name, detail });
+                }
+                Response::Failed(Failure::Stopped(detail)) => return Err(AcquireError::Stopped { detail }),
+                Response::Failed(Failure::Unknown(detail)) => {
+                    sent_before = true;
+                    tracing::debug!(name = %self.name, detail, "asking again");
+                }
+                Response::Failed(error) => tracing::debug!(name = %self.name, %error, "asking again"),
+                other => {
+                    let detail = format!("an answer that fits no acquisition: {other:?}");
+                    return Err(AcquireError::Unknown { name, detail, ttl: self.ttl });
+                }
+            }
+        }
+    }
+
+    fn hold(&self, id: LeaseId, token: Token, sent: Moment, mut abandon: Abandon) -> Lease {
+        abandon.keep();
+        let requester = &self.holding.requester;
+        let session = Session::granted(sent, self.ttl, requester.timing().clock_drift_max);
+        let held = Held::new(self.name.clone(), token, requester.clock().clone(), session);
+        Lease::new(self.holding.clone(), id, self.ttl, Arc::new(held), self.renewed)
+    }
+
+    /// The renewal without which no waited-for lease is returned.
+    async fn confirm(&self, id: LeaseId, token: Token, abandon: Abandon) -> Result<Tried, AcquireError> {
+        loop {
+            let Some(left) = self.left(ASK_AT_MOST) else {
+                return Err(AcquireError::TimedOut {
+                    name: self.name.clone(),
+                    within: self.within.unwrap_or_default(),
+                });
+            };
+            let sent = self.now();
+            let answered = self.holding.requester.ask(&Request::Renew { leases: vec![id] }, left).await;
+            match answered.response {
+                Response::Renewed(verdicts) => match verdicts.as_slice() {
+                    // Counted from before the first copy was sent: if that was long ago, once more.
+                    [Verdict::Extended] if self.now().since(sent) < self.ttl / 3 => {
+                        return Ok(Tried::Got(self.hold(id, token, sent, abandon)));
+                    }
+                    [Verdict::Extended] => {}
+                    _ => return Ok(Tried::Again),
+                },
+                Response::Failed(Failure::Stopped(detail)) => return Err(AcquireError::Stopped { detail }),
+                other => tracing::debug!(name = %self.name, ?other, "a granted lease could not be confirmed yet"),
+            }
+        }
+    }
+
+    async fn wait_turn(&self, id: LeaseId, position: u64, abandon: Abandon) -> Result<Tried, AcquireError> {
+        tracing::debug!(name = %self.name, position, "queued");
+        // Keeps the place in the queue alive, and tells when it is lost.
+        let mut place = self.holding.renewer.wait_in_queue(id, self.ttl);
+        loop {
+            let Some(left) = self.left(AWAIT_AT_MOST) else {
+                return Err(AcquireError::TimedOut {
+                    name: self.name.clone(),
+                    within: self.within.unwrap_or_default(),
+                });
+            };
+            let at_most_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
+            let request = Request::Await { lease_id: id, at_most_ms };
+            let asked = self.holding.requester.ask(&request, left + ASK_AT_MOST);
+            let answered = match runtime::select2(asked, place.lost()).await {
+                Either::First(answered) => answered,
+                Either::Second(()) => return Ok(Tried::Again),
+            };
+            match answered.response {
+                Response::Standing(Standing::Holding(token)) => {
+                    drop(place);
+                    return self.confirm(id, token, abandon).await;
+                }
+                Response::Standing(Standing::Ended(_)) => return Ok(Tried::Again),
+                Response::Standing(Standing::Waiting { .. } | Standing::Unknown) => {}
+                Response::Failed(Failure::Stopped(detail)) => return Err(AcquireError::Stopped { detail }),
+                other => tracing::debug!(name = %self.name, ?other, "the turn could not be asked for"),
+            }
+        }
+    }
+}
+
+/// Cancels a lease id when dropped, unless the lease was handed on.
+struct Abandon {
+    requester: Option<Arc<dyn Requester>>,
+    id: LeaseId,
+    within: Duration,
+}
+
+impl Abandon {
+    fn new(spec: &Spec, id: LeaseId) -> Self {
+        Self { requester: Some(spec.holding.requester.clone()), id, within: spec.ttl }
+    }
+
+    /// There is nothing to cancel.
+    fn keep(&mut self) {
+        self.requester = None;
+    }
+}
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        let Some(requester) = self.requester.take() else { return };
+        let (id, within) = (self.id, self.within);
+        let asking = requester.clone();
+        requester.spawn(Box::pin(async move {
+            let answered = asking.ask(&Request::Cancel { lease_id: id }, within).await;
+            tracing::debug!(%id, response = ?answered.response, "gave an acquisition up");
+        }));
+    }
+}

@@ -1,0 +1,362 @@
+//! The renewer: keeps the leases and the places in queues of one agent or client alive.
+//!
+//! One task. It sleeps until the next renewal is due, then sends one message for everything that is due or will be
+//! soon. A message that is not answered costs nothing but time: it is tried again, with growing pauses, until the
+//! deadline of each lease; what the holder may believe is decided by its session alone, never here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use super::{held::Held, requester::Requester};
+use crate::{
+    clock::Clock,
+    id::LeaseId,
+    limits::RENEW_MAX,
+    message::{Gone, Request, Response, Verdict},
+    runtime::{self, watch},
+    session::{LossReason, Session},
+    table::{EndReason, Event, Revocation, State as Standing, Table},
+    time::{Drift, Moment},
+};
+
+/// While nothing is due, the task looks at the clock this often: the timer doesn't count suspend, the clock does.
+const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+/// A renewal that is due within this part of its ttl rides along with one that is due now.
+const RIDE_ALONG_PER_TTL: u32 = 12;
+/// One attempt may take this part of the shortest ttl among its leases, within the bounds below.
+const ATTEMPT_PER_TTL: u32 = 6;
+const ATTEMPT_MIN: Duration = Duration::from_millis(100);
+const ATTEMPT_MAX: Duration = Duration::from_secs(2);
+
+/// See the file's head.
+pub(crate) struct Renewer {
+    clock: Arc<dyn Clock>,
+    drift: Drift,
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    kept: BTreeMap<LeaseId, Kept>,
+    /// When each is due, unless it is on its way or not renewed here.
+    queue: BTreeSet<(Moment, LeaseId)>,
+}
+
+struct Kept {
+    what: What,
+    ttl: Duration,
+    /// Its place in the queue.
+    at: Option<Moment>,
+}
+
+enum What {
+    /// A lease in hand. Weak: who drops the lease ends the renewals.
+    Lease { held: Weak<Held>, renewed: bool },
+    /// A place in a queue. Nobody believes in it, so its session only says when to renew.
+    Place { session: Box<Session>, lost: watch::Sender<bool> },
+}
+
+impl Kept {
+    fn next(&self) -> Option<Moment> {
+        match &self.what {
+            What::Lease { renewed: false, .. } => None,
+            What::Lease { held, .. } => held.upgrade().and_then(|held| held.next_renewal()),
+            What::Place { session, .. } => session.next_renewal(),
+        }
+    }
+
+    fn renewed(&mut self, sent: Moment, now: Moment) {
+        match &mut self.what {
+            What::Lease { held, .. } => {
+                if let Some(held) = held.upgrade() {
+                    // If it had ended before the answer came, its holder was told then.
+                    let _ = held.renewed(sent);
+                }
+            }
+            What::Place { session, .. } => {
+                let _ = session.renewed(sent, now);
+            }
+        }
+    }
+
+    fn failed(&mut self, now: Moment) {
+        match &mut self.what {
+            What::Lease { held, .. } => {
+                if let Some(held) = held.upgrade() {
+                    held.renewal_failed();
+                }
+            }
+            What::Place { session, .. } => session.renewal_failed(now),
+        }
+    }
+
+    fn end(&self, reason: LossReason) {
+        match &self.what {
+            What::Lease { held, .. } => {
+                if let Some(held) = held.upgrade() {
+                    held.end(reason);
+                }
+            }
+            What::Place { lost, .. } => {
+                lost.send_replace(true);
+            }
+        }
+    }
+}
+
+impl State {
+    fn requeue(&mut self, id: LeaseId) {
+        let Some(kept) = self.kept.get_mut(&id) else { return };
+        if let Some(at) = kept.at.take() {
+            self.queue.remove(&(at, id));
+        }
+        if let Some(at) = kept.next() {
+            kept.at = Some(at);
+            self.queue.insert((at, id));
+        }
+    }
+
+    fn remove(&mut self, id: &LeaseId) -> Option<Kept> {
+        let kept = self.kept.remove(id)?;
+        if let Some(at) = kept.at {
+            self.queue.remove(&(at, *id));
+        }
+        Some(kept)
+    }
+}
+
+fn revoked(revocation: &Revocation) -> LossReason {
+    LossReason::Revoked { by: revocation.by.clone(), reason: revocation.reason.as_ref().to_owned() }
+}
+
+fn loss_of_end(reason: &EndReason) -> LossReason {
+    match reason {
+        EndReason::Revoked(revocation) => revoked(revocation),
+        EndReason::Released | EndReason::Cancelled | EndReason::Expired | EndReason::Transferred => {
+            LossReason::ExpiredInContact
+        }
+    }
+}
+
+/// A place in a queue that is kept alive; given up when dropped.
+pub(super) struct Place {
+    renewer: Arc<Renewer>,
+    id: LeaseId,
+    lost: watch::Receiver<bool>,
+}
+
+impl Place {
+    /// Resolves when the leader says that the place is gone. Cancel-safe.
+    pub(super) async fn lost(&mut self) {
+        if self.lost.wait_for(|lost| *lost).await.is_err() {
+            // Taken out of the renewer otherwise than by loss: only `drop` does that.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.renewer.forget(&self.id);
+    }
+}
+
+impl Renewer {
+    pub(crate) fn new(clock: Arc<dyn Clock>, drift: Drift) -> Arc<Self> {
+        Arc::new(Self { clock, drift, state: Mutex::new(State::default()), wake: Notify::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a lease alive, or only listens for its end.
+    pub(super) fn keep(&self, id: LeaseId, ttl: Duration, held: &Arc<Held>, renewed: bool) {
+        self.insert(id, Kept { what: What::Lease { held: Arc::downgrade(held), renewed }, ttl, at: None });
+    }
+
+    /// Keeps a place in a queue alive until the returned value is dropped.
+    pub(super) fn wait_in_queue(self: &Arc<Self>, id: LeaseId, ttl: Duration) -> Place {
+        let session = Session::granted(self.clock.now(), ttl, self.drift);
+        let (lost, receiver) = watch::channel(false);
+        self.insert(id, Kept { what: What::Place { session: Box::new(session), lost }, ttl, at: None });
+        Place { renewer: self.clone(), id, lost: receiver }
+    }
+
+    fn insert(&self, id: LeaseId, kept: Kept) {
+        let mut state = self.lock();
+        let before = state.queue.first().copied();
+        state.remove(&id);
+        state.kept.insert(id, kept);
+        state.requeue(id);
+        if state.queue.first().copied() != before {
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Renews no more.
+    pub(super) fn forget(&self, id: &LeaseId) {
+        self.lock().remove(id);
+    }
+
+    /// How many leases and places are kept alive.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().kept.len()
+    }
+
+    /// Every lease ends for this reason: the agent stops. Returns the ids of those that were held.
+    pub(crate) fn end_all(&self, reason: &LossReason) -> Vec<LeaseId> {
+        let kept = std::mem::take(&mut *self.lock()).kept;
+        let mut ids = Vec::new();
+        for (id, kept) in kept {
+            kept.end(reason.clone());
+            ids.push(id);
+        }
+        ids
+    }
+
+    /// Tells holders and waiters of ends that this agent's replica has applied. Short: the table's lock is held.
+    pub(crate) fn applied(&self, events: &[Event]) {
+        let mut state = self.lock();
+        if state.kept.is_empty() {
+            return;
+        }
+        for event in events {
+            match event {
+                Event::Ended { lease_id, reason, .. } => {
+                    if let Some(kept) = state.remove(lease_id) {
+                        kept.end(loss_of_end(reason));
+                    }
+                }
+                Event::Left { lease_id, .. } => {
+                    if let Some(kept) = state.kept.get(lease_id) {
+                        kept.end(LossReason::ExpiredInContact);
+                    }
+                }
+                Event::Revoked { lease_id, revocation, .. } => {
+                    if let Some(kept) = state.kept.get(lease_id) {
+                        kept.end(revoked(revocation));
+                    }
+                }
+                Event::Founded { .. } | Event::Queued { .. } | Event::Granted { .. } => {}
+            }
+        }
+    }
+
+    /// A snapshot replaced the replica's table. It may be older than the newest grant, so only what it *knows* to
+    /// have ended has ended.
+    pub(crate) fn replaced(&self, table: &Table) {
+        let state = self.lock();
+        for (id, kept) in &state.kept {
+            if let Standing::Ended(_) = table.state(id) {
+                kept.end(LossReason::ExpiredInContact);
+            }
+        }
+    }
+
+    /// The task: renews until it is dropped.
+    pub(crate) async fn run(self: Arc<Self>, requester: Arc<dyn Requester>) {
+        loop {
+            let now = self.clock.now();
+            let due = self.take_due(now);
+            if due.is_empty() {
+                let next = self.lock().queue.first().map(|(at, _)| *at);
+                let nap = next.map_or(Duration::MAX, |at| at.since(now).min(LOOK_AT_LEAST_EVERY));
+                if nap == Duration::MAX {
+                    self.wake.notified().await;
+                } else {
+                    runtime::select2(self.wake.notified(), runtime::sleep(nap)).await;
+                }
+                continue;
+            }
+            // Its own task: an answer that is lost or late holds up nothing else.
+            let (renewer, asking) = (self.clone(), requester.clone());
+            requester.spawn(Box::pin(async move { renewer.send(asking, due).await }));
+        }
+    }
+
+    /// Takes what is due out of the queue, and what will be soon, if anything is due.
+    fn take_due(&self, now: Moment) -> Vec<LeaseId> {
+        let mut state = self.lock();
+        if state.queue.first().is_none_or(|(at, _)| *at > now) {
+            return Vec::new();
+        }
+        let mut due = Vec::new();
+        for (at, id) in &state.queue {
+            let ride_along = state.kept.get(id).map_or(Duration::ZERO, |kept| kept.ttl / RIDE_ALONG_PER_TTL);
+            if *at > now + ride_along || due.len() == RENEW_MAX {
+                break;
+            }
+            due.push(*id);
+        }
+        for id in &due {
+            if let Some(at) = state.kept.get_mut(id).and_then(|kept| kept.at.take()) {
+                state.queue.remove(&(at, *id));
+            }
+        }
+        due
+    }
+
+    async fn send(&self, requester: Arc<dyn Requester>, ids: Vec<LeaseId>) {
+        let shortest = {
+            let state = self.lock();
+            ids.iter().filter_map(|id| state.kept.get(id)).map(|kept| kept.ttl).min()
+        };
+        let Some(shortest) = shortest else { return };
+        let within = (shortest / ATTEMPT_PER_TTL).clamp(ATTEMPT_MIN, ATTEMPT_MAX);
+        let sent = self.clock.now();
+        let answered = requester.ask(&Request::Renew { leases: ids.clone() }, within).await;
+        let now = self.clock.now();
+        let verdicts = match answered.response {
+            Response::Renewed(verdicts) if verdicts.len() == ids.len() => verdicts,
+            other => {
+                tracing::debug!(leases = ids.len(), response = ?other, "a renewal was not answered; it is tried again");
+                let mut state = self.lock();
+                for id in ids {
+                    if let Some(kept) = state.kept.get_mut(&id) {
+                        kept.failed(now);
+                    }
+                    state.requeue(id);
+                }
+                drop(state);
+                self.wake.notify_one();
+                return;
+            }
+        };
+        let mut give_back = Vec::new();
+        let mut state = self.lock();
+        for (id, verdict) in ids.into_iter().zip(verdicts) {
+            match verdict {
+                Verdict::Extended => {
+                    if let Some(kept) = state.kept.get_mut(&id) {
+                        kept.renewed(sent, now);
+                    }
+                    state.requeue(id);
+                }
+                Verdict::Gone(Gone::Revoked(revocation)) => {
+                    if let Some(kept) = state.remove(&id) {
+                        kept.end(revoked(&revocation));
+                        give_back.push(id);
+                    }
+                }
+                Verdict::Gone(_) => {
+                    if let Some(kept) = state.remove(&id) {
+                        kept.end(LossReason::ExpiredInContact);
+                    }
+                }
+            }
+        }
+        drop(state);
+        self.wake.notify_one();
+        for lease_id in give_back {
+            requester.ask(&Request::Release { lease_id }, within).await;
+        }
+    }
+}

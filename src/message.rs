@@ -1,0 +1,261 @@
+//! What agents and clients ask of agents: the lease requests, above consensus and below what a user holds.
+//!
+//! These forms are part of the wire format (golden files hold them): append variants, never move one.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{ClusterId, LeaseId, NodeId},
+    name::{AgentName, Name},
+    table::{Acquire, Ending, HeldBy, Outcome, Revocation, State, Table},
+    token::Token,
+    transport::Method,
+};
+
+/// To the leader alone: it serves or says that it doesn't lead. Members only.
+pub(crate) const LEAD: Method = Method(16);
+/// To any agent: it serves, or passes on to the leader.
+pub(crate) const ASK: Method = Method(17);
+/// Between founders, before there is a cluster.
+pub(crate) const FOUND: Method = Method(18);
+
+/// A question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// One log entry. Idempotent by lease id.
+    Acquire(Acquire),
+    /// One log entry. Idempotent by lease id.
+    Release {
+        /// What is given back, or no longer waited for.
+        lease_id: LeaseId,
+    },
+    /// One log entry. Idempotent by lease id.
+    Cancel {
+        /// What was asked for and is not wanted any more.
+        lease_id: LeaseId,
+    },
+    /// No log entry, no disk. Leases and waits alike.
+    Renew {
+        /// At most [`RENEW_MAX`](crate::limits::RENEW_MAX).
+        leases: Vec<LeaseId>,
+    },
+    /// Answered by the asked agent's own replica, once the lease id holds or has ended, or the time is over.
+    Await {
+        /// Whose turn is awaited.
+        lease_id: LeaseId,
+        /// How long, in milliseconds.
+        at_most_ms: u64,
+    },
+    /// Who holds the name, linearizable.
+    Holder {
+        /// Which name.
+        name: Name,
+    },
+    /// A page of the leases, in the order of their names; from the asked agent's replica, linearizable.
+    Leases {
+        /// Names that begin with it; empty for all.
+        prefix: String,
+        /// Names after this one.
+        after: Option<Name>,
+        /// At most so many.
+        limit: u32,
+    },
+    /// How the asked agent is.
+    Status,
+    /// A log index; whoever has applied it reads linearizably. To the leader.
+    ReadIndex,
+}
+
+impl Request {
+    /// Whether only the leader can answer.
+    pub(crate) fn needs_leader(&self) -> bool {
+        match self {
+            Self::Acquire(_)
+            | Self::Release { .. }
+            | Self::Cancel { .. }
+            | Self::Renew { .. }
+            | Self::ReadIndex => true,
+            Self::Await { .. } | Self::Holder { .. } | Self::Leases { .. } | Self::Status => false,
+        }
+    }
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Response {
+    /// To `Acquire`, `Release`, `Cancel`.
+    Outcome(Outcome),
+    /// To `Renew`: a verdict for each lease id, in order.
+    Renewed(Vec<Verdict>),
+    /// To `Await`.
+    Standing(Standing),
+    /// To `Holder`.
+    Holder(Option<HeldBy>),
+    /// To `Leases`.
+    Leases {
+        /// The page.
+        leases: Vec<(Name, HeldBy)>,
+        /// Whether there are more after it.
+        more: bool,
+    },
+    /// To `Status`.
+    Status(Box<StatusReport>),
+    /// To `ReadIndex`.
+    ReadIndex(u64),
+    /// No answer.
+    Failed(Failure),
+}
+
+/// What the leader says of one renewed lease id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Verdict {
+    /// Its deadline was extended.
+    Extended,
+    /// It is not held and not waiting any more, or about to be ended.
+    Gone(Gone),
+}
+
+/// Why a lease id can't be renewed, as far as the table still knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Gone {
+    /// It has ended so.
+    Ended(Ending),
+    /// It was revoked, and ends when it is given back.
+    Revoked(Revocation),
+    /// It was not renewed in time: its expiry is under way.
+    Expiring,
+    /// It was never seen, or is forgotten.
+    Unknown,
+}
+
+impl Gone {
+    /// As the table has it.
+    pub(crate) fn of(table: &Table, lease_id: &LeaseId) -> Self {
+        match table.state(lease_id) {
+            State::Ended(ending) => Self::Ended(ending),
+            State::Holding(view) => match view.lease.revoked.as_deref() {
+                Some(revocation) => Self::Revoked(revocation.clone()),
+                None => Self::Expiring,
+            },
+            State::Waiting { .. } => Self::Expiring,
+            State::Unknown => Self::Unknown,
+        }
+    }
+}
+
+/// Where a lease id stands, as a waiter is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Standing {
+    /// It holds, with this token.
+    Holding(Token),
+    /// It waits.
+    Waiting {
+        /// The place in the queue; 1 is the next.
+        position: u64,
+    },
+    /// It has ended.
+    Ended(Ending),
+    /// The asked replica has not seen it (yet), or has forgotten it.
+    Unknown,
+}
+
+impl Standing {
+    /// As the table has it.
+    pub(crate) fn of(table: &Table, lease_id: &LeaseId) -> Self {
+        match table.state(lease_id) {
+            State::Holding(view) => Self::Holding(view.lease.token),
+            State::Waiting { position, .. } => Self::Waiting { position },
+            State::Ended(ending) => Self::Ended(ending),
+            State::Unknown => Self::Unknown,
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Nothing happened.
+    #[error("the asked agent does not lead")]
+    NotLeader {
+        /// Who may: its id and address.
+        leader: Option<(NodeId, String)>,
+    },
+    /// Nothing happened: no leader was found in time.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It may have happened.
+    #[error("{0}")]
+    Unknown(String),
+    /// Nothing happened, and asking again won't help.
+    #[error("{0}")]
+    Refused(String),
+    /// Nothing happened: the asked agent has stopped or is stopping.
+    #[error("{0}")]
+    Stopped(String),
+}
+
+/// How an agent is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// The agent's name.
+    pub agent: AgentName,
+    /// Its node id.
+    pub node: NodeId,
+    /// Its cluster, once founded.
+    pub cluster: Option<ClusterId>,
+    /// The version of the program.
+    pub version: String,
+    /// Its part: leader, follower or observer.
+    pub role: MemberRole,
+    /// The present term.
+    pub term: u64,
+    /// The leader's node id, if it knows one.
+    pub leader: Option<NodeId>,
+    /// The index of the last log entry it has applied.
+    pub applied: u64,
+    /// The members.
+    pub members: Vec<MemberStatus>,
+    /// How many leases are held.
+    pub leases: u64,
+    /// How many waiters are queued.
+    pub waiters: u64,
+    /// Whether it keeps its log on disk.
+    pub durable: bool,
+    /// Why it has stopped for good, if it has.
+    pub stopped: Option<String>,
+}
+
+/// A member as the membership lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its node id.
+    pub node: NodeId,
+    /// Its agent's name.
+    pub agent: String,
+    /// Its address.
+    pub addr: String,
+    /// Whether it votes.
+    pub voter: bool,
+}
+
+/// A member's part in the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum MemberRole {
+    /// It leads the present term.
+    Leader,
+    /// It votes.
+    Follower,
+    /// It does not vote.
+    Observer,
+}
+
+impl std::fmt::Display for MemberRole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Observer => "observer",
+        })
+    }
+}

@@ -1,0 +1,214 @@
+//! openraft's log storage over a [`Journal`].
+//!
+//! The journal makes bytes durable; this keeps the decoded entries since the last purge in memory, so that readers
+//! (one replication task per peer, and apply) never touch the disk. Two orders matter:
+//!
+//! - An entry is readable before `append` returns, and reported as flushed only by the journal's completion (L9).
+//! - The vote is readable only once it is durable: a replication task that reads a vote may act on it.
+//!
+//! All writes come from openraft's core task, one at a time; the journal keeps their order on disk.
+
+use std::{
+    collections::VecDeque,
+    fmt::Debug,
+    io,
+    ops::{Bound, RangeBounds},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use bytes::Bytes;
+use openraft::{
+    LogState, OptionalSend, RaftLogReader,
+    entry::RaftEntry as _,
+    storage::{IOFlushed, RaftLogStorage},
+};
+
+use super::types::{Entry, LogId, Types, Vote};
+use crate::{
+    codec,
+    storage::{Journal, Recovered},
+};
+
+/// The log of one node. Clones share it; openraft takes one as the log and more as readers.
+#[derive(Clone)]
+pub(crate) struct Log {
+    journal: Arc<dyn Journal>,
+    cache: Arc<RwLock<Cache>>,
+}
+
+#[derive(Default)]
+struct Cache {
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    purged: Option<LogId>,
+    /// Consecutive; the first has the index after `purged`.
+    entries: VecDeque<Entry>,
+}
+
+impl Cache {
+    /// The index of the first entry, or of the next one where there is none.
+    fn first_index(&self) -> u64 {
+        match self.entries.front() {
+            Some(entry) => entry.index(),
+            None => self.purged.as_ref().map_or(0, |id| id.index + 1),
+        }
+    }
+
+    fn end_index(&self) -> u64 {
+        self.first_index() + self.entries.len() as u64
+    }
+
+    /// The entries of the range that are there, as positions in the deque.
+    fn positions(&self, range: &impl RangeBounds<u64>) -> (usize, usize) {
+        let first = self.first_index();
+        let start = match range.start_bound() {
+            Bound::Included(&index) => index,
+            Bound::Excluded(&index) => index.saturating_add(1),
+            Bound::Unbounded => 0,
+        }
+        .max(first);
+        let end = match range.end_bound() {
+            Bound::Included(&index) => index.saturating_add(1),
+            Bound::Excluded(&index) => index,
+            Bound::Unbounded => u64::MAX,
+        }
+        .min(self.end_index());
+        if start >= end { (0, 0) } else { ((start - first) as usize, (end - first) as usize) }
+    }
+}
+
+fn invalid(what: &str, error: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{what} in the log is unreadable: {error}"))
+}
+
+fn decode<T: serde::de::DeserializeOwned>(what: &str, bytes: Option<Bytes>) -> io::Result<Option<T>> {
+    bytes.map(|bytes| codec::decode(&bytes)).transpose().map_err(|error| invalid(what, error))
+}
+
+impl Log {
+    /// Takes over what the journal found on opening.
+    ///
+    /// # Errors
+    /// `InvalidData` where a record passed its checksum and yet is no entry, vote or log id of this version, or
+    /// where entries are missing in the middle.
+    pub(crate) fn new(journal: Arc<dyn Journal>, recovered: Recovered) -> io::Result<Self> {
+        let mut cache = Cache {
+            vote: decode("the vote", recovered.vote)?,
+            committed: decode("the commit mark", recovered.committed)?,
+            purged: decode("the purge mark", recovered.purged)?,
+            entries: VecDeque::with_capacity(recovered.entries.len()),
+        };
+        for (index, bytes) in recovered.entries {
+            let entry: Entry = codec::decode(&bytes).map_err(|error| invalid("an entry", error))?;
+            if entry.index() != index || index != cache.end_index() {
+                return Err(invalid(
+                    "an entry",
+                    format!("expected index {}, found {} stored at {index}", cache.end_index(), entry.index()),
+                ));
+            }
+            cache.entries.push_back(entry);
+        }
+        Ok(Self { journal, cache: Arc::new(RwLock::new(cache)) })
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Cache> {
+        self.cache.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Cache> {
+        self.cache.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a vote was ever stored: this node has taken part in an election before.
+    pub(crate) fn has_voted(&self) -> bool {
+        self.read().vote.is_some()
+    }
+}
+
+impl RaftLogReader<Types> for Log {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let cache = self.read();
+        let (start, end) = cache.positions(&range);
+        Ok(cache.entries.range(start..end).cloned().collect())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(self.read().vote)
+    }
+}
+
+impl RaftLogStorage<Types> for Log {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        let cache = self.read();
+        let last = cache.entries.back().map(openraft::entry::RaftEntry::log_id).or(cache.purged);
+        Ok(LogState { last_purged_log_id: cache.purged, last_log_id: last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self::LogReader {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        self.journal.save_vote(codec::encode(vote).into()).await?;
+        self.write().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        if let Some(committed) = committed {
+            self.journal.save_committed(codec::encode(&committed).into()).await?;
+        }
+        self.write().committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(self.read().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut records = Vec::new();
+        {
+            let mut cache = self.write();
+            for entry in entries {
+                let (index, next) = (entry.index(), cache.end_index());
+                if index != next && !(cache.entries.is_empty() && cache.purged.is_none()) {
+                    return Err(invalid("an entry", format!("index {index} does not follow {next}")));
+                }
+                records.push((index, Bytes::from(codec::encode(&entry))));
+                cache.entries.push_back(entry);
+            }
+        }
+        self.journal.append(records, Box::new(move |result| callback.io_completed(result))).await
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        let last = last.map(|id| id.index);
+        {
+            let mut cache = self.write();
+            let keep = last.map_or(0, |index| (index + 1).saturating_sub(cache.first_index()));
+            cache.entries.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+        }
+        self.journal.truncate_after(last).await
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        {
+            let mut cache = self.write();
+            let gone = (log_id.index + 1).saturating_sub(cache.first_index());
+            let gone = usize::try_from(gone).unwrap_or(usize::MAX).min(cache.entries.len());
+            cache.entries.drain(..gone);
+            cache.purged = Some(log_id);
+        }
+        self.journal.purge(log_id.index, codec::encode(&log_id).into()).await
+    }
+}

@@ -1,0 +1,281 @@
+//! Consensus: openraft's traits over storage, transport and table. It decides nothing about leases.
+//!
+//! Every openraft type stays in this folder. The rest of the crate sees [`Consensus`]: propose, confirm that this
+//! node leads, see who leads.
+
+pub(crate) mod log;
+pub(crate) mod machine;
+pub(crate) mod network;
+mod types;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::Arc,
+    time::Duration,
+};
+
+use openraft::{
+    Instant as _, ReadPolicy,
+    errors::{ClientWriteError, ForwardToLeader, InitializeError, LinearizableReadError, RaftError},
+    impls::ProgressResponder,
+    async_runtime::watch::WatchReceiver as _,
+};
+
+pub(crate) use self::{network::Receiver, types::Member};
+use self::{
+    log::Log,
+    machine::Machine,
+    network::Network,
+    types::{Answer, Handle, Metrics, Proposal, Types},
+};
+use crate::{
+    config::Timing,
+    id::NodeId,
+    replica::Replica,
+    runtime,
+    storage::{Journal, Recovered},
+    table::{Entry, Outcome},
+    transport::Transport,
+};
+
+/// This node's part in the consensus. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Consensus {
+    raft: Handle,
+    /// How long an acknowledgement of a quorum counts.
+    leader_lease: Duration,
+}
+
+/// Who leads, as far as this node knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Leadership {
+    /// The present term.
+    pub(crate) term: u64,
+    /// The leader of that term, if known.
+    pub(crate) leader: Option<NodeId>,
+    /// Whether this node leads the term.
+    pub(crate) leading: bool,
+    /// The index and the term of the last entry that this node has applied.
+    pub(crate) applied: Option<(u64, u64)>,
+    /// Why the node has stopped for good, if it has.
+    pub(crate) stopped: Option<String>,
+}
+
+/// A proof that this node led `term` at some moment after the confirmation was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Confirmed {
+    pub(crate) term: u64,
+    /// Whoever has applied this index reads linearizably.
+    pub(crate) read_index: u64,
+}
+
+/// Why a proposal or a confirmation got no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ConsensusError {
+    /// Nothing happened: this node does not lead.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// Who may.
+        leader: Option<NodeId>,
+    },
+    /// It may or may not be committed.
+    #[error("it is unknown whether the entry was committed: {0}")]
+    Unknown(String),
+    /// The node has stopped for good.
+    #[error("the node has stopped: {0}")]
+    Stopped(String),
+}
+
+fn not_leader(forward: &ForwardToLeader<Types>) -> ConsensusError {
+    ConsensusError::NotLeader { leader: forward.leader_id }
+}
+
+impl Consensus {
+    /// Builds the node without starting it: it recovers its state and neither votes nor stands for election until
+    /// [`run`](Self::run).
+    pub(crate) async fn build(
+        node: NodeId,
+        timing: &Timing,
+        transport: Arc<dyn Transport>,
+        journal: Arc<dyn Journal>,
+        recovered: Recovered,
+        replica: Arc<Replica>,
+    ) -> io::Result<(Self, bool)> {
+        let config = settings::of(timing).map_err(io::Error::other)?;
+        let log = Log::new(journal.clone(), recovered)?;
+        let has_voted = log.has_voted();
+        let machine = Machine::new(journal, replica);
+        let raft = openraft::Raft::build(node, Arc::new(config), Network { transport }, log, machine)
+            .await
+            .map_err(io::Error::other)?;
+        Ok((Self { raft, leader_lease: timing.election_timeout_max }, has_voted))
+    }
+
+    /// Starts it.
+    pub(crate) fn run(&self) {
+        self.raft.run();
+    }
+
+    /// What peers' messages are handed to.
+    pub(crate) fn receiver(&self) -> Receiver {
+        Receiver::new(self.raft.clone())
+    }
+
+    /// Forms the cluster, once, on one founder. True if it did, false if there is a cluster already.
+    pub(crate) async fn found(&self, members: BTreeMap<NodeId, Member>) -> Result<bool, ConsensusError> {
+        match self.raft.initialize(members).await {
+            Ok(()) => Ok(true),
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(false),
+            Err(error) => Err(ConsensusError::Stopped(error.to_string())),
+        }
+    }
+
+    /// Whether this node's log has a first entry.
+    pub(crate) async fn is_founded(&self) -> Result<bool, ConsensusError> {
+        self.raft.is_initialized().await.map_err(|error| ConsensusError::Stopped(error.to_string()))
+    }
+
+    /// Commits the entry and answers what applying it answered.
+    pub(crate) async fn propose(&self, entry: Entry) -> Result<Outcome, ConsensusError> {
+        self.write(entry, None).await
+    }
+
+    /// Commits the entry only if this node leads `term` when it is appended.
+    pub(crate) async fn propose_in(&self, term: u64, entry: Entry) -> Result<Outcome, ConsensusError> {
+        self.write(entry, Some(term)).await
+    }
+
+    async fn write(&self, entry: Entry, term: Option<u64>) -> Result<Outcome, ConsensusError> {
+        let (responder, answer) = ProgressResponder::complete_only();
+        let mut request = self.raft.write(Proposal(Arc::new(entry))).responder(responder);
+        if let Some(term) = term {
+            request = request.with_leader(types::leader_of(term));
+        }
+        request.await.map_err(|error| ConsensusError::Stopped(error.to_string()))?;
+        match answer.await {
+            Ok(Ok(response)) => {
+                let Answer(outcome) = response.data;
+                outcome.ok_or_else(|| ConsensusError::Unknown("the entry has no outcome".to_owned()))
+            }
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
+            Ok(Err(error)) => Err(ConsensusError::Unknown(error.to_string())),
+            // The core dropped the responder: it stopped with the entry in flight.
+            Err(_) => Err(ConsensusError::Unknown("the node stopped while the entry was in flight".to_owned())),
+        }
+    }
+
+    /// Makes sure that this node still leads: a quorum acknowledged it *after* this call began.
+    ///
+    /// `ReadIndex`, never `LeaseRead`: a restarted follower forgets the leader lease it granted.
+    pub(crate) async fn confirm(&self) -> Result<Confirmed, ConsensusError> {
+        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => {
+                let read = linearizer.read_log_id();
+                Ok(Confirmed { term: read.committed_leader_id().term, read_index: read.index() })
+            }
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(ConsensusError::NotLeader { leader: None })
+            }
+            Err(RaftError::Fatal(error)) => Err(ConsensusError::Stopped(error.to_string())),
+        }
+    }
+
+    /// Who leads, now.
+    pub(crate) fn leadership(&self) -> Leadership {
+        of_metrics(&self.raft.metrics().borrow_watched())
+    }
+
+    /// Waits until something of the metrics differs from when it was last asked. Made for one task.
+    pub(crate) fn watch(&self) -> LeadershipWatch {
+        LeadershipWatch { metrics: self.raft.metrics() }
+    }
+
+    /// How long ago the last message was *sent* that a quorum acknowledged; `None` before the first, and on a node
+    /// that doesn't lead. A cut-off leader is told only after the cut heals; this tells it at once.
+    pub(crate) fn quorum_is_fresh(&self) -> bool {
+        match self.raft.metrics().borrow_watched().last_quorum_acked {
+            Some(acked) => acked.into_inner().elapsed() < self.leader_lease,
+            None => false,
+        }
+    }
+
+    /// The members, and who of them votes.
+    pub(crate) fn members(&self) -> Vec<(NodeId, Member, bool)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let voters: std::collections::BTreeSet<NodeId> = membership.voter_ids().collect();
+        membership.nodes().map(|(id, member)| (*id, member.clone(), voters.contains(id))).collect()
+    }
+
+    /// Hands leadership to the voter whose log is the furthest, and waits at most `within` for it to take over.
+    pub(crate) async fn hand_over(&self, within: Duration) {
+        let target = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let voters: std::collections::BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
+            metrics.replication.as_ref().and_then(|matched| {
+                matched
+                    .iter()
+                    .filter(|(id, _)| **id != metrics.id && voters.contains(id))
+                    .max_by_key(|(_, log_id)| log_id.map(|id| id.index))
+                    .map(|(id, _)| *id)
+            })
+        };
+        let Some(target) = target else { return };
+        if self.raft.trigger().transfer_leader(target).await.is_err() {
+            return;
+        }
+        let mut watch = self.watch();
+        let gone = async {
+            while watch.now().leading {
+                if watch.changed().await.is_none() {
+                    return;
+                }
+            }
+        };
+        if runtime::timeout(within, gone).await.is_err() {
+            tracing::info!(%target, "leadership was not taken over in time");
+        }
+    }
+
+    /// Stops the node.
+    pub(crate) async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "consensus did not stop cleanly");
+        }
+    }
+}
+
+/// One task's view of who leads.
+pub(crate) struct LeadershipWatch {
+    metrics: openraft::type_config::alias::WatchReceiverOf<Types, Metrics>,
+}
+
+impl LeadershipWatch {
+    /// As it is now.
+    pub(crate) fn now(&self) -> Leadership {
+        of_metrics(&self.metrics.borrow_watched())
+    }
+
+    /// Waits for a change; `None` once the node is gone. Cancel-safe.
+    pub(crate) async fn changed(&mut self) -> Option<Leadership> {
+        self.metrics.changed().await.ok()?;
+        Some(self.now())
+    }
+}
+
+fn of_metrics(metrics: &Metrics) -> Leadership {
+    Leadership {
+        term: metrics.current_term,
+        leader: metrics.current_leader,
+        leading: metrics.state.is_leader() && metrics.running_state.is_ok(),
+        applied: metrics.last_applied.map(|id| (id.index, id.committed_leader_id().term)),
+        stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
+    }
+}

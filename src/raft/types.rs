@@ -1,0 +1,69 @@
+//! The types with which openraft is instantiated, and short names for its own. No other module names openraft's.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::NodeId,
+    table::{Entry as TableEntry, Outcome},
+};
+
+/// What a log entry of ours carries: shared, because the log, replication and apply each hold it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Proposal(pub(crate) Arc<TableEntry>);
+
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Lease ids and names stay out of openraft's logs.
+        f.write_str("proposal")
+    }
+}
+
+/// What applying an entry answered; `None` for entries that are openraft's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Answer(pub(crate) Option<Outcome>);
+
+/// What the membership says of a member.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Member {
+    /// The agent's name.
+    pub agent: String,
+    /// The address at which the other agents reach it.
+    pub addr: String,
+}
+
+openraft::declare_raft_types!(
+    /// openraft with our types. One leader a term (`leader_id_std`), so that a term alone names a leadership:
+    /// that is what `Expire` carries and what deadlines belong to.
+    pub(crate) Types:
+        D = Proposal,
+        R = Answer,
+        NodeId = NodeId,
+        Node = Member,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
+        // The seam for time, tasks and channels. A simulated cluster names its own runtime here.
+        AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+);
+
+/// The log test suite of openraft counts nodes from 0.
+impl From<u64> for NodeId {
+    fn from(bits: u64) -> Self {
+        Self::from_bits(bits)
+    }
+}
+
+pub(super) type Handle = openraft::Raft<Types, super::machine::Machine>;
+pub(super) type LogId = openraft::type_config::alias::LogIdOf<Types>;
+pub(super) type Vote = openraft::type_config::alias::VoteOf<Types>;
+pub(super) type Entry = openraft::type_config::alias::EntryOf<Types>;
+pub(super) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<Types>;
+pub(super) type Snapshot = openraft::type_config::alias::SnapshotOf<Types, bytes::Bytes>;
+pub(super) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<Types>;
+pub(super) type Metrics = openraft::RaftMetrics<Types>;
+
+/// What `write(..).with_leader(..)` takes for "only the leader of this term".
+pub(super) fn leader_of(term: u64) -> openraft::type_config::alias::CommittedLeaderIdOf<Types> {
+    use openraft::vote::RaftLeaderId as _;
+    openraft::impls::leader_id_std::LeaderId { term, voted_for: NodeId::default() }.to_committed()
+}

@@ -2,10 +2,13 @@
 
 mod clock;
 mod codec;
+#[cfg(test)]
+mod golden;
 mod id;
 pub mod limits;
 mod name;
 mod runtime;
+mod table;
 mod time;
 mod token;
 

@@ -21,6 +21,10 @@ pub const WAITERS_PER_NAME_MAX: usize = 100_000;
 pub const ENDED_IDS_MAX: usize = 65_536;
 /// The most lease ids in one expiry entry.
 pub const EXPIRE_MAX: usize = 512;
+/// The most commands in one batch entry.
+pub const BATCH_MAX: usize = 512;
+/// The most leases, waiters or ended ids in one record of a snapshot.
+pub const SNAPSHOT_RECORDS_MAX: usize = 1_024;
 /// The most lease ids in one renewal message.
 pub const RENEW_MAX: usize = 4_096;
 
@@ -56,5 +60,11 @@ const _: () = {
     // An id takes at most 17 bytes, a token 9, its presence 1.
     assert!(EXPIRE_MAX * 27 + 64 < ENTRY_BYTES_MAX);
     assert!(FRAME_BYTES_MAX < DECODED_BYTES_MAX);
+    // A lease has a name, metadata, its agent's name, and a revocation's agent's name and reason.
+    assert!(
+        SNAPSHOT_RECORDS_MAX
+            * (NAME_BYTES_MAX + METADATA_BYTES_MAX + 2 * AGENT_NAME_BYTES_MAX + REASON_BYTES_MAX + 256)
+            < DECODED_BYTES_MAX
+    );
     assert!(WAITERS_PER_NAME_MAX <= LEASES_MAX);
 };

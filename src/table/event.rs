@@ -1,0 +1,145 @@
+//! What an applied entry changed, in order: for watchers, for the agents' sessions, for the leader's deadlines.
+//!
+//! An event carries lease ids, and a lease id is a secret: what leaves the process for a watcher names holder and
+//! token instead.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{command::Holder, outcome::Ending};
+use crate::{AgentName, LeaseId, Name, Token};
+
+/// One change. Its log index is the entry's, which the caller of `apply` knows.
+///
+/// Encoded by position: append variants, never move or remove one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Event {
+    /// The cluster's life begins.
+    Founded {
+        /// Every token is larger than this one.
+        tokens_above: Token,
+    },
+    /// An agent queued. The leader starts a deadline for it.
+    Queued {
+        /// For this name.
+        name: Name,
+        /// Its acquisition.
+        lease_id: LeaseId,
+        /// Who.
+        holder: Holder,
+        /// How long it stays in the queue without a renewal.
+        ttl_ms: u64,
+    },
+    /// A lease was granted. The leader starts its deadline afresh; the agent renews once, then believes.
+    Granted {
+        /// The name.
+        name: Name,
+        /// The acquisition.
+        lease_id: LeaseId,
+        /// The grant's token.
+        token: Token,
+        /// Who.
+        holder: Holder,
+        /// How long it lives without a renewal.
+        ttl_ms: u64,
+        /// Whether it waited before.
+        from_queue: bool,
+    },
+    /// A lease ended.
+    Ended {
+        /// The name.
+        name: Name,
+        /// The acquisition.
+        lease_id: LeaseId,
+        /// The grant's token.
+        token: Token,
+        /// Who held it.
+        holder: Holder,
+        /// Why: told to the holder once (rule L10).
+        reason: EndReason,
+    },
+    /// A waiter left the queue without a grant.
+    Left {
+        /// The name.
+        name: Name,
+        /// The acquisition.
+        lease_id: LeaseId,
+        /// Who waited.
+        holder: Holder,
+        /// Why.
+        reason: LeftReason,
+    },
+    /// A lease was marked as revoked; it has not ended yet. Its agent gives it back at once.
+    Revoked {
+        /// The name.
+        name: Name,
+        /// The acquisition.
+        lease_id: LeaseId,
+        /// The grant's token.
+        token: Token,
+        /// Who holds it.
+        holder: Holder,
+        /// By whom, and why.
+        revocation: Revocation,
+    },
+}
+
+/// Why a lease ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum EndReason {
+    /// The holder gave it back.
+    Released,
+    /// The acquisition was given up after it had been granted.
+    Cancelled,
+    /// It was not renewed in time.
+    Expired,
+    /// The holder handed it to another.
+    Transferred,
+    /// It had been revoked, and was then given back or expired.
+    Revoked(Revocation),
+}
+
+impl EndReason {
+    /// What the table remembers of it: bounded, so without names and texts.
+    pub(crate) fn ending(&self) -> Ending {
+        match self {
+            Self::Released => Ending::Released,
+            Self::Cancelled => Ending::Cancelled,
+            Self::Expired => Ending::Expired,
+            Self::Transferred => Ending::Transferred,
+            Self::Revoked(_) => Ending::Revoked,
+        }
+    }
+}
+
+/// Who revoked a lease, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Revocation {
+    /// Who asked for it.
+    pub by: AgentName,
+    /// The reason that was given.
+    pub reason: Arc<str>,
+}
+
+/// Why a waiter left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum LeftReason {
+    /// It gave up.
+    Cancelled,
+    /// It was not renewed in time.
+    Expired,
+    /// There is no larger token, so there will be no grant.
+    NoTokens,
+}
+
+impl LeftReason {
+    /// What the table remembers of it.
+    pub(crate) fn ending(self) -> Ending {
+        match self {
+            Self::Cancelled => Ending::Cancelled,
+            Self::Expired => Ending::Expired,
+            Self::NoTokens => Ending::NoTokens,
+        }
+    }
+}

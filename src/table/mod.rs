@@ -1,0 +1,323 @@
+//! The replicated lease table: a pure, deterministic state machine. No clock, no I/O, no randomness, no task.
+//!
+//! Raft gives every member the same log. Each member feeds the log's entries to its own [`Table`], through
+//! [`Table::apply`], which is the only way that a lease begins, changes hands or ends. Time is not in here: a
+//! lease in the table ends when a command says so, and whoever proposes `Expire` (the leader, from deadlines that
+//! it keeps in memory) answers for the waiting.
+//!
+//! | file | what it has |
+//! | --- | --- |
+//! | `command.rs` | what a log entry carries, and why each command is named as closely as it is |
+//! | `apply.rs` | what each command does; the only place where a lease changes |
+//! | `outcome.rs` | what the proposer is answered |
+//! | `event.rs` | what changed, for watchers, sessions and deadlines |
+//! | `queue.rs` | waiters of one name, in order |
+//! | `ended.rs` | lease ids that are dead for ever, in bounded memory, with the proof |
+//! | `snapshot.rs` | the whole table as bytes, and back |
+//! | `invariants.rs` | what must hold after every entry, numbered |
+//!
+//! # The rules, as far as they rest on this module
+//!
+//! - **L1, one believer.** The table has at most one lease a name: it is a map from names. A lease gives way to
+//!   the next only by `Release`, `Cancel` and `Transfer`, which come from an agent that has stopped believing, and
+//!   by `Expire`, which comes from the leader after the holder's own clock has stopped it. `Revoke` is *not* among
+//!   them: `apply.rs` tells why. A delayed copy of a command must not do any of that to a holder that believes
+//!   again, or for the first time: that is L7.
+//! - **L2, tokens increase.** A grant takes the successor of the last token, which nothing ever lowers and which a
+//!   snapshot carries. A newly founded cluster starts at `Found`'s floor, above whatever the old one issued.
+//! - **L3, only a committed entry grants.** `&mut Table` is needed, and `apply` is all that has it.
+//! - **L4, no early end.** A command that ends a lease names its lease id; `Expire` names its token, too, and the
+//!   term in which it was proposed.
+//! - **L6, the first waiter is next.** Whatever ends a lease grants the name to the first waiter in the same
+//!   step. So a queue stands only behind a holder, and there is no state "free, but someone waits".
+//! - **L7, any number of copies, late and out of order, have the effect of one.** An id that holds or waits answers
+//!   as before. An id that has ended, or was refused for a reason that can pass, is dead: `ended.rs` has the proof
+//!   that bounded memory is enough. `command.rs` has the table of what a late copy of each command finds.
+//! - **L8, equal tables.** Everything is in ordered maps and decided by the entry, its index and its term. *The
+//!   limits that `apply` enforces are part of that:* two members that run with different [`limits`](crate::limits)
+//!   would part ways. Changing one of [`LEASES_MAX`], [`WAITERS_PER_NAME_MAX`], [`ENDED_IDS_MAX`], `EXPIRE_MAX`,
+//!   `BATCH_MAX`, `METADATA_BYTES_MAX`, `REASON_BYTES_MAX`, `TTL_MAX` or the names' lengths is a change of format.
+//! - **L10, every loss is told, with the reason.** One [`Event::Ended`] a grant; and an agent that missed it (its
+//!   replica was filled by a snapshot) still finds the [`Ending`] under the id.
+
+mod apply;
+mod command;
+mod ended;
+mod event;
+mod invariants;
+mod outcome;
+mod queue;
+mod snapshot;
+
+#[cfg(test)]
+mod goldens;
+#[cfg(test)]
+mod scripts;
+#[cfg(test)]
+mod twin;
+
+use std::{
+    collections::{BTreeMap, btree_map},
+    ops::Bound,
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::{
+    command::{Acquire, Command, Entry, Holder, Never, Single, TransferTo},
+    event::{EndReason, Event, LeftReason, Revocation},
+    invariants::Violation,
+    outcome::{Ending, HeldBy, Outcome, Refusal, SingleOutcome, Successor},
+    queue::Waiter,
+    snapshot::SnapshotError,
+};
+use self::{
+    ended::EndedIds,
+    queue::{Queue, Ticket},
+};
+use crate::{
+    LeaseId, Name, Token,
+    limits::{ENDED_IDS_MAX, LEASES_MAX, WAITERS_PER_NAME_MAX},
+};
+
+/// A lease, beside its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lease {
+    /// The acquisition that it was granted to.
+    pub lease_id: LeaseId,
+    /// Who holds it.
+    pub holder: Holder,
+    /// The grant's token.
+    pub token: Token,
+    /// How long it lives without a renewal.
+    pub ttl_ms: u64,
+    /// What the holder wants others to see.
+    pub metadata: Bytes,
+    /// The log index that granted it.
+    pub granted_at_index: u64,
+    /// The granting leader's wall clock: for people.
+    pub granted_wall_unix_ms: u64,
+    /// Set once it is revoked: then it can't be renewed any more. Boxed because it is rare.
+    pub revoked: Option<Box<Revocation>>,
+    /// Transfer attempts up to this number were answered "no such waiter" and do nothing any more.
+    pub transfers_closed: u64,
+}
+
+/// A held name: its lease and those who wait for it.
+#[derive(Debug, Clone)]
+struct Slot {
+    lease: Lease,
+    queue: Queue,
+}
+
+/// Where a live lease id stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Holds(Name),
+    Waits(Name, Ticket),
+}
+
+/// The bounds of a table. All members of a cluster must have the same; only tests have others than the default.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    leases: usize,
+    waiters_per_name: usize,
+    ended_ids: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { leases: LEASES_MAX, waiters_per_name: WAITERS_PER_NAME_MAX, ended_ids: ENDED_IDS_MAX }
+    }
+}
+
+/// The lease table. `apply.rs` changes it, this file looks things up.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Table {
+    /// The index of the last entry.
+    applied: u64,
+    /// The last token that was granted, or the founding's floor; `None` until the cluster is founded.
+    last_token: Option<Token>,
+    /// Every held name.
+    names: BTreeMap<Name, Slot>,
+    /// Every live lease id. It shares its names' text with `names`.
+    live: BTreeMap<LeaseId, Place>,
+    /// How many wait, in all queues.
+    waiting: usize,
+    /// Lease ids that are dead for ever.
+    ended: EndedIds,
+    bounds: Bounds,
+}
+
+/// A held lease, as it is looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LeaseView<'a> {
+    /// The name that is held.
+    pub name: &'a Name,
+    /// The lease.
+    pub lease: &'a Lease,
+    /// How many wait for it.
+    pub waiters: usize,
+}
+
+impl<'a> LeaseView<'a> {
+    fn of((name, slot): (&'a Name, &'a Slot)) -> Self {
+        Self { name, lease: &slot.lease, waiters: slot.queue.len() }
+    }
+
+    /// What someone else is told of it: all but the lease id.
+    pub(crate) fn held_by(&self) -> HeldBy {
+        let lease = self.lease;
+        HeldBy {
+            holder: lease.holder.clone(),
+            token: lease.token,
+            since_unix_ms: lease.granted_wall_unix_ms,
+            ttl_ms: lease.ttl_ms,
+            metadata: lease.metadata.clone(),
+            revoked: lease.revoked.is_some(),
+            waiters: self.waiters as u64,
+        }
+    }
+}
+
+/// What has become of a lease id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum State<'a> {
+    /// It holds this lease.
+    Holding(LeaseView<'a>),
+    /// It waits.
+    Waiting {
+        /// For this name.
+        name: &'a Name,
+        /// The place in the queue; 1 is the next.
+        position: u64,
+    },
+    /// It is dead for ever.
+    Ended(Ending),
+    /// It was never seen, or ended so long ago that it is forgotten.
+    Unknown,
+}
+
+/// What the leader's deadlines and a renewal need to know of a holder or waiter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Live {
+    /// A holder's token; `None` for a waiter.
+    pub token: Option<Token>,
+    /// How long it lives without a renewal.
+    pub ttl_ms: u64,
+    /// Whether it is revoked, and so can't be renewed.
+    pub revoked: bool,
+}
+
+/// How much a table has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Held leases.
+    pub leases: usize,
+    /// Waiters, in all queues.
+    pub waiters: usize,
+    /// Remembered lease ids that have ended.
+    pub ended_ids: usize,
+}
+
+impl Table {
+    /// A table before its cluster's founding.
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// A table with small bounds, so that a test can reach them.
+    #[cfg(test)]
+    fn with_bounds(bounds: Bounds) -> Self {
+        Self { ended: EndedIds::new(bounds.ended_ids), bounds, ..Self::default() }
+    }
+
+    /// The index of the last entry that was applied; 0 before the first.
+    pub(crate) fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// Whether the cluster is founded.
+    pub(crate) fn is_founded(&self) -> bool {
+        self.last_token.is_some()
+    }
+
+    /// The last token that was granted, or the founding's floor; `None` until the cluster is founded.
+    pub(crate) fn last_token(&self) -> Option<Token> {
+        self.last_token
+    }
+
+    /// An acquire whose `seen` is smaller may be refused as too old.
+    pub(crate) fn horizon(&self) -> u64 {
+        self.ended.horizon()
+    }
+
+    /// The lease that this id holds.
+    pub(crate) fn lease(&self, id: &LeaseId) -> Option<LeaseView<'_>> {
+        match self.live.get(id)? {
+            Place::Holds(name) => self.holder(name),
+            Place::Waits(..) => None,
+        }
+    }
+
+    /// What has become of this id. For a waiter it counts those ahead: [`live`](Self::live) does not.
+    pub(crate) fn state(&self, id: &LeaseId) -> State<'_> {
+        let state = match self.live.get(id) {
+            Some(Place::Holds(name)) => self.holder(name).map(State::Holding),
+            Some(Place::Waits(name, ticket)) => self.names.get_key_value(name).and_then(|(name, slot)| {
+                Some(State::Waiting { name, position: slot.queue.position(*ticket)? })
+            }),
+            None => self.ended.get(id).map(State::Ended),
+        };
+        state.unwrap_or(State::Unknown)
+    }
+
+    /// What a renewal of this id needs to know: `None` if it neither holds nor waits. O(log n).
+    pub(crate) fn live(&self, id: &LeaseId) -> Option<Live> {
+        match self.live.get(id)? {
+            Place::Holds(name) => self.names.get(name).map(|slot| Live::of_lease(&slot.lease)),
+            Place::Waits(name, ticket) => self.names.get(name)?.queue.get(*ticket).map(Live::of_waiter),
+        }
+    }
+
+    /// Every holder and waiter, for the deadlines of a leader that begins: by name, holder first.
+    pub(crate) fn all_live(&self) -> impl Iterator<Item = (LeaseId, Live)> + '_ {
+        self.names.values().flat_map(|slot| {
+            let holder = (slot.lease.lease_id, Live::of_lease(&slot.lease));
+            std::iter::once(holder).chain(slot.queue.iter().map(|w| (w.lease_id, Live::of_waiter(w))))
+        })
+    }
+
+    /// The lease on this name.
+    pub(crate) fn holder(&self, name: &Name) -> Option<LeaseView<'_>> {
+        self.names.get_key_value(name).map(LeaseView::of)
+    }
+
+    /// Those who wait for this name, the next first.
+    pub(crate) fn waiters(&self, name: &Name) -> impl Iterator<Item = &Waiter> + '_ {
+        self.names.get(name).into_iter().flat_map(|slot| slot.queue.iter())
+    }
+
+    /// The held leases whose names begin with this, in the names' order.
+    pub(crate) fn leases<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = LeaseView<'a>> + 'a {
+        let from: btree_map::Range<'_, Name, Slot> =
+            self.names.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        from.take_while(move |(name, _)| name.as_str().starts_with(prefix)).map(LeaseView::of)
+    }
+
+    /// How much there is.
+    pub(crate) fn counts(&self) -> Counts {
+        Counts { leases: self.names.len(), waiters: self.waiting, ended_ids: self.ended.len() }
+    }
+}
+
+impl Live {
+    fn of_lease(lease: &Lease) -> Self {
+        Self { token: Some(lease.token), ttl_ms: lease.ttl_ms, revoked: lease.revoked.is_some() }
+    }
+
+    fn of_waiter(waiter: &Waiter) -> Self {
+        Self { token: None, ttl_ms: waiter.ttl_ms, revoked: false }
+    }
+}

@@ -1,0 +1,260 @@
+//! The whole table as bytes, and back.
+//!
+//! ```text
+//! "LHTABLE\n"
+//! length (u32, little-endian), record      as often as there are records
+//! crc32 of all that stands before it (u32, little-endian)
+//! ```
+//!
+//! A record is encoded by the codec, version byte first. The header comes first, then the leases in their names'
+//! order, the waiters in their names' and queues' order, the ended ids in the order in which they will be
+//! forgotten: each kind in records of at most [`SNAPSHOT_RECORDS_MAX`], so that no single one comes near
+//! the codec's bound, however large the table is. Equal tables have equal bytes (rule L8).
+//!
+//! [`Table::restore`] trusts nothing: checksum, counts, every invariant. A snapshot that passes is a table that some
+//! log could have produced, so that nothing after it needs to doubt it. It allocates no more than the input's size
+//! warrants, beside one record.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Bounds, EndedIds, Lease, Place, Queue, Slot, Table, Violation, Waiter, outcome::Ending};
+use crate::{
+    CodecError, LeaseId, Name, Token,
+    codec::{decode, encode},
+    limits::SNAPSHOT_RECORDS_MAX,
+};
+
+const MAGIC: &[u8; 8] = b"LHTABLE\n";
+const LENGTH_BYTES: usize = 4;
+const CHECKSUM_BYTES: usize = 4;
+
+/// Encoded by position: append variants; another header is another variant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Record {
+    Header(Header),
+    Leases(Vec<(Name, Lease)>),
+    Waiters(Vec<(Name, Waiter)>),
+    Ended(Vec<(u64, LeaseId, Ending)>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Header {
+    pub(super) applied: u64,
+    pub(super) last_token: Option<Token>,
+    pub(super) horizon: u64,
+    pub(super) leases: u64,
+    pub(super) waiters: u64,
+    pub(super) ended: u64,
+}
+
+/// Bytes that are no table. Nothing of them was used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SnapshotError {
+    /// It doesn't begin as one.
+    #[error("not a snapshot of a lease table: it begins otherwise; get the snapshot from another member")]
+    NotASnapshot,
+    /// It was damaged on disk or on the way.
+    #[error(
+        "a damaged snapshot of a lease table: checksum {computed:08x}, it should be {stored:08x}; get it from another member"
+    )]
+    Checksum {
+        /// At its end.
+        stored: u32,
+        /// Of its bytes.
+        computed: u32,
+    },
+    /// A record is longer than what is left.
+    #[error(
+        "a snapshot of a lease table that is cut short in the record at byte {at}; get it from another member"
+    )]
+    CutShort {
+        /// Where the record begins.
+        at: usize,
+    },
+    /// A record is not of the form.
+    #[error("the snapshot's record at byte {at}: {error}")]
+    Record {
+        /// Where the record begins.
+        at: usize,
+        /// What is wrong with it.
+        error: CodecError,
+    },
+    /// The records contradict each other.
+    #[error("a snapshot of a lease table that contradicts itself: {detail}; get it from another member")]
+    Contradiction {
+        /// How.
+        detail: String,
+    },
+    /// No log leads to this table.
+    #[error("a snapshot of an impossible lease table: {0}; get it from another member")]
+    Impossible(#[from] Violation),
+}
+
+impl Table {
+    /// The table as bytes.
+    pub(crate) fn snapshot(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        put(
+            &mut bytes,
+            &Record::Header(Header {
+                applied: self.applied,
+                last_token: self.last_token,
+                horizon: self.ended.horizon(),
+                leases: self.names.len() as u64,
+                waiters: self.waiting as u64,
+                ended: self.ended.len() as u64,
+            }),
+        );
+        let leases = self.names.iter().map(|(name, slot)| (name.clone(), slot.lease.clone()));
+        put_all(&mut bytes, leases, Record::Leases);
+        let waiters = self
+            .names
+            .iter()
+            .flat_map(|(name, slot)| slot.queue.iter().map(|waiter| (name.clone(), waiter.clone())));
+        put_all(&mut bytes, waiters, Record::Waiters);
+        put_all(&mut bytes, self.ended.iter(), Record::Ended);
+        let checksum = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// The table that [`snapshot`](Self::snapshot) made these bytes of.
+    ///
+    /// # Errors
+    /// [`SnapshotError`], naming what is wrong, for bytes that are no table.
+    pub(crate) fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        Self::restore_within(bytes, Bounds::default())
+    }
+
+    pub(super) fn restore_within(bytes: &[u8], bounds: Bounds) -> Result<Self, SnapshotError> {
+        let mut records = Records::new(bytes)?;
+        let Some(Record::Header(header)) = records.next()? else {
+            return Err(contradiction("its first record is no header"));
+        };
+        let mut table = Self {
+            applied: header.applied,
+            last_token: header.last_token,
+            ended: EndedIds::resume(bounds.ended_ids, header.horizon),
+            bounds,
+            ..Self::default()
+        };
+        while let Some(record) = records.next()? {
+            match record {
+                Record::Header(_) => return Err(contradiction("it has two headers")),
+                Record::Leases(leases) => {
+                    for (name, lease) in leases {
+                        table.put_lease(name, lease)?;
+                    }
+                }
+                Record::Waiters(waiters) => {
+                    for (name, waiter) in waiters {
+                        table.put_waiter(&name, waiter)?;
+                    }
+                }
+                Record::Ended(ended) => {
+                    for (index, id, ending) in ended {
+                        table.ended.insert(index, id, ending);
+                    }
+                }
+            }
+        }
+        let counts = table.counts();
+        for (what, said, found) in [
+            ("leases", header.leases, counts.leases),
+            ("waiters", header.waiters, counts.waiters),
+            ("ended ids", header.ended, counts.ended_ids),
+        ] {
+            if said != found as u64 {
+                return Err(contradiction(format!("its header says {said} {what}, it has {found}")));
+            }
+        }
+        table.check_invariants()?;
+        Ok(table)
+    }
+
+    fn put_lease(&mut self, name: Name, lease: Lease) -> Result<(), SnapshotError> {
+        let id = lease.lease_id;
+        if self.live.insert(id, Place::Holds(name.clone())).is_some() {
+            return Err(contradiction(format!("lease id {id} is in it twice")));
+        }
+        if let Some(other) = self.names.insert(name, Slot { lease, queue: Queue::default() }) {
+            return Err(contradiction(format!("the name of lease {} is in it twice", other.lease.lease_id)));
+        }
+        Ok(())
+    }
+
+    fn put_waiter(&mut self, name: &Name, waiter: Waiter) -> Result<(), SnapshotError> {
+        let id = waiter.lease_id;
+        // The lease's own copy, so that all who share the name share its text.
+        let Some(shared) = self.names.get_key_value(name).map(|(name, _)| name.clone()) else {
+            return Err(contradiction(format!("lease id {id} waits for {name}, which nobody holds")));
+        };
+        let ticket = self.names.get_mut(name).and_then(|slot| slot.queue.push(waiter));
+        let Some(ticket) = ticket else {
+            return Err(contradiction(format!("the queue of {name} is too long")));
+        };
+        self.waiting += 1;
+        if self.live.insert(id, Place::Waits(shared, ticket)).is_some() {
+            return Err(contradiction(format!("lease id {id} is in it twice")));
+        }
+        Ok(())
+    }
+}
+
+fn contradiction(detail: impl Into<String>) -> SnapshotError {
+    SnapshotError::Contradiction { detail: detail.into() }
+}
+
+fn put(bytes: &mut Vec<u8>, record: &Record) {
+    let record = encode(record);
+    // A record has at most `SNAPSHOT_RECORDS_MAX` parts of a few KiB: `limits.rs` asserts that it is far below 4 GiB.
+    bytes.extend_from_slice(&(record.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&record);
+}
+
+fn put_all<T>(bytes: &mut Vec<u8>, parts: impl Iterator<Item = T>, record: impl Fn(Vec<T>) -> Record) {
+    let mut parts = parts.peekable();
+    while parts.peek().is_some() {
+        put(bytes, &record(parts.by_ref().take(SNAPSHOT_RECORDS_MAX).collect()));
+    }
+}
+
+/// The records of a snapshot whose checksum is right.
+struct Records<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Records<'a> {
+    fn new(bytes: &'a [u8]) -> Result<Self, SnapshotError> {
+        if !bytes.starts_with(MAGIC) {
+            return Err(SnapshotError::NotASnapshot);
+        }
+        let Some((body, checksum)) = bytes.split_last_chunk::<CHECKSUM_BYTES>() else {
+            return Err(SnapshotError::CutShort { at: bytes.len() });
+        };
+        let (stored, computed) = (u32::from_le_bytes(*checksum), crc32fast::hash(body));
+        if stored != computed {
+            return Err(SnapshotError::Checksum { stored, computed });
+        }
+        Ok(Self { bytes: body, at: MAGIC.len() })
+    }
+
+    fn next(&mut self) -> Result<Option<Record>, SnapshotError> {
+        let at = self.at;
+        let rest = self.bytes.get(at..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(None);
+        }
+        let cut_short = SnapshotError::CutShort { at };
+        let Some((length, rest)) = rest.split_first_chunk::<LENGTH_BYTES>() else {
+            return Err(cut_short);
+        };
+        let length = u32::from_le_bytes(*length) as usize;
+        let Some(record) = rest.get(..length) else {
+            return Err(cut_short);
+        };
+        self.at = at + LENGTH_BYTES + length;
+        decode(record).map(Some).map_err(|error| SnapshotError::Record { at, error })
+    }
+}

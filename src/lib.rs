@@ -2,6 +2,7 @@
 
 mod clock;
 mod codec;
+mod deadlines;
 mod id;
 pub mod limits;
 mod name;

@@ -5,8 +5,15 @@ mod codec;
 mod deadlines;
 mod id;
 pub mod limits;
+mod lease {
+    //! What a holder has in hand.
+
+    mod held;
+    pub(crate) use held::Held;
+}
 mod name;
 mod runtime;
+mod session;
 mod time;
 mod token;
 
@@ -15,6 +22,7 @@ pub use crate::{
     codec::CodecError,
     id::{ClusterId, IdError, LeaseId, NodeId},
     name::{AgentName, Name, NameError},
+    session::{LeaseLost, LossReason},
     time::{Drift, Moment},
     token::Token,
 };

@@ -1,22 +1,40 @@
 //! An embedded lease that a cluster of agents agrees on by Raft.
 
+mod agent;
 mod clock;
 mod codec;
+mod config;
+mod deadlines;
+mod error;
 #[cfg(test)]
 mod golden;
 mod id;
+mod lease;
 pub mod limits;
+mod message;
 mod name;
+mod raft;
+mod replica;
 mod runtime;
+mod session;
+mod storage;
 mod table;
 mod time;
 mod token;
+mod transport;
 
 pub use crate::{
+    agent::{Agent, Builder, Change, ChangeKind, Watch},
     clock::{Clock, ManualClock, SystemClock},
     codec::CodecError,
+    config::{ConfigError, ConfigFault, Timing, TtlError},
+    error::{AcquireError, HolderInfo, ReadError, ReleaseError, RenewError, StartError},
     id::{ClusterId, IdError, LeaseId, NodeId},
+    lease::{Lease, LeaseRequest, Released},
+    message::{MemberRole, MemberStatus, StatusReport},
     name::{AgentName, Name, NameError},
+    session::{LeaseLost, LossReason},
     time::{Drift, Moment},
     token::Token,
+    transport::InProcessNetwork,
 };

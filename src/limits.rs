@@ -68,3 +68,15 @@ const _: () = {
     );
     assert!(WAITERS_PER_NAME_MAX <= LEASES_MAX);
 };
+
+/// While it counts anything, the leader looks at its deadlines at least this often, so that it notices that it was
+/// stopped before it takes that for the holders' silence.
+pub const STALL_TICK: Duration = Duration::from_millis(250);
+/// A leader that wakes later than asked by more than this was stalled: the delay is added to every deadline.
+pub const STALL_TOLERANCE: Duration = Duration::from_millis(50);
+/// How long the leader waits before it proposes an expiry again that failed.
+pub const EXPIRE_RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+const _: () = {
+    assert!(STALL_TOLERANCE.as_millis() < STALL_TICK.as_millis());
+};

@@ -1,0 +1,218 @@
+//! What a [`Lease`](crate::Lease) and its renewer share: a [`Session`] that any thread can ask at any time.
+//!
+//! The session is the specification and, behind a mutex, the authority. `check` is asked before every guarded write,
+//! so a lease that is held answers from three atomic words of its own, with one reading of the clock: no lock, no
+//! allocation. Only when these words say *not held* is the session asked, once, under its lock; so every end is
+//! decided there, happens once and has one reason (rule L10).
+//!
+//! # Why the words can be trusted
+//!
+//! - `over` is set, under the lock, by whatever ends the session. Whoever reads it unset may be a moment ahead of an
+//!   end by will (a release, a revocation); it can't be ahead of the deadline, which is its own to find.
+//! - `deadline` is the session's, written under the lock; it only grows. Read *after* the clock, it is at least what
+//!   it was when the reading was taken; a value that is behind makes the session decide, never the caller believe.
+//! - `largest` is read *before* the clock. What another thread has published there it had read from the clock
+//!   before; so a monotonic clock can't show less now, and if it does it went back. (Comparing with the previous
+//!   value of a `fetch_max` made after the reading would accuse the clock whenever two threads overtake each other.)
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    clock::Clock,
+    name::Name,
+    runtime,
+    session::{LeaseLost, LossReason, Session},
+    time::Moment,
+    token::Token,
+};
+
+/// The longest that [`Held::lost`] sleeps between two looks at the clock: the timer doesn't count suspend, the clock
+/// does, so this is how late a suspended machine tells of a loss after it woke.
+const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+
+/// One lease in hand, shared between its handle, its renewer and those who wait for its loss.
+pub(crate) struct Held {
+    name: Name,
+    token: Token,
+    clock: Arc<dyn Clock>,
+    over: AtomicBool,
+    deadline: AtomicU64,
+    largest: AtomicU64,
+    session: Mutex<Session>,
+    ended: Notify,
+}
+
+impl Held {
+    /// The lease on this name, with this token, as `session` has it from here on.
+    pub(crate) fn new(name: Name, token: Token, clock: Arc<dyn Clock>, session: Session) -> Self {
+        Self {
+            name,
+            token,
+            clock,
+            over: AtomicBool::new(session.ended().is_some()),
+            deadline: AtomicU64::new(session.deadline().as_nanos()),
+            largest: AtomicU64::new(session.largest().as_nanos()),
+            session: Mutex::new(session),
+            ended: Notify::new(),
+        }
+    }
+
+    /// What the lease is on.
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Its fencing token.
+    pub(crate) fn token(&self) -> Token {
+        self.token
+    }
+
+    /// Is it held now? No network, no lock while it is.
+    ///
+    /// # Errors
+    /// [`LeaseLost`] with the reason for which it ended, the same at every call.
+    pub(crate) fn check(&self) -> Result<(), LeaseLost> {
+        if !self.over.load(Ordering::Acquire) {
+            let seen = self.largest.load(Ordering::Acquire);
+            let now = self.clock.now().as_nanos();
+            self.largest.fetch_max(now, Ordering::AcqRel);
+            if now >= seen && now < self.deadline.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            return self.decide(Moment::from_nanos(seen), Moment::from_nanos(now));
+        }
+        self.as_the_session_says(&self.lock())
+    }
+
+    /// How long it is still held without a renewal; nothing once it has ended.
+    pub(crate) fn remaining(&self) -> Duration {
+        let mut session = self.lock();
+        let now = self.read_for(&mut session);
+        let remaining = session.remaining(now);
+        self.publish(&session);
+        remaining
+    }
+
+    /// A renewal succeeded that was sent at `sent`, on this lease's clock.
+    ///
+    /// # Errors
+    /// [`LeaseLost`] when it had ended before the answer was here: the answer changes nothing then.
+    pub(crate) fn renewed(&self, sent: Moment) -> Result<(), LeaseLost> {
+        let mut session = self.lock();
+        self.largest.fetch_max(sent.as_nanos(), Ordering::AcqRel);
+        let now = self.read_for(&mut session);
+        // What it answers is read from the session below.
+        let _ = session.renewed(sent, now);
+        self.publish(&session);
+        self.as_the_session_says(&session)
+    }
+
+    /// An attempt to renew failed, or was not answered.
+    pub(crate) fn renewal_failed(&self) {
+        let mut session = self.lock();
+        session.renewal_failed(self.clock.now());
+    }
+
+    /// When to send the next renewal; `None` when it would come too late, or the lease has ended.
+    pub(crate) fn next_renewal(&self) -> Option<Moment> {
+        self.lock().next_renewal()
+    }
+
+    /// The moment from which on the lease is lost unless a renewal succeeds.
+    pub(crate) fn deadline(&self) -> Moment {
+        Moment::from_nanos(self.deadline.load(Ordering::Acquire))
+    }
+
+    /// The lease ends for this reason, unless it has ended before: a deadline that has passed unseen comes first.
+    ///
+    /// True if it ended for the reason given.
+    pub(crate) fn end(&self, reason: LossReason) -> bool {
+        let mut session = self.lock();
+        let now = self.read_for(&mut session);
+        let news = session.check(now).is_ok() && session.end(reason);
+        self.publish(&session);
+        news
+    }
+
+    /// Resolves when the lease has ended, by its own timer if nobody else finds out. Every caller gets the reason.
+    ///
+    /// Cancel-safe: dropping the future changes nothing.
+    pub(crate) async fn lost(&self) -> LeaseLost {
+        loop {
+            // Made before the look: an end between the two wakes it.
+            let ended = self.ended.notified();
+            if let Err(lost) = self.check() {
+                return lost;
+            }
+            let nap = self.deadline().since(self.clock.now()).min(LOOK_AT_LEAST_EVERY);
+            runtime::select2(ended, runtime::sleep(nap)).await;
+        }
+    }
+
+    /// A new reading for the session, after what other threads have published.
+    ///
+    /// Taken with its lock held, as every reading that the session gets: else a thread that waited for the lock would
+    /// bring an old one after a newer, and accuse the clock.
+    fn read_for(&self, session: &mut Session) -> Moment {
+        session.saw(Moment::from_nanos(self.largest.load(Ordering::Acquire)));
+        let now = self.clock.now();
+        self.largest.fetch_max(now.as_nanos(), Ordering::AcqRel);
+        now
+    }
+
+    #[cold]
+    fn decide(&self, seen: Moment, now: Moment) -> Result<(), LeaseLost> {
+        let mut session = self.lock();
+        if now < seen {
+            // Proof enough, even if the clock has jumped forth again by now.
+            session.end(LossReason::ClockWentBack { from: seen, to: now });
+        } else {
+            // The reading is old by now, and the deadline may have moved: the session takes its own.
+            let now = self.read_for(&mut session);
+            let _ = session.check(now);
+        }
+        self.publish(&session);
+        self.as_the_session_says(&session)
+    }
+
+    /// Copies what the session decided to where `check` reads it. Called with the session's lock held.
+    fn publish(&self, session: &Session) {
+        self.deadline.store(session.deadline().as_nanos(), Ordering::Release);
+        if session.ended().is_some() && !self.over.swap(true, Ordering::AcqRel) {
+            self.ended.notify_waiters();
+        }
+    }
+
+    fn as_the_session_says(&self, session: &Session) -> Result<(), LeaseLost> {
+        match session.ended() {
+            None => Ok(()),
+            Some(reason) => {
+                Err(LeaseLost { name: self.name.clone(), token: self.token, reason: reason.clone() })
+            }
+        }
+    }
+
+    /// A thread that panicked with the lock held left a session that is whole: each of its calls ends in a state
+    /// that it could have stopped in.
+    fn lock(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").field("name", &self.name).field("token", &self.token).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ mod name;
 mod runtime;
 mod time;
 mod token;
+mod transport;
 
 pub use crate::{
     clock::{Clock, ManualClock, SystemClock},
@@ -16,4 +17,5 @@ pub use crate::{
     name::{AgentName, Name, NameError},
     time::{Drift, Moment},
     token::Token,
+    transport::InProcessNetwork,
 };

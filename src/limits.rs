@@ -49,6 +49,15 @@ pub const CONNECTIONS_MAX: usize = 1_024;
 pub const WATCH_BACKLOG_MAX: usize = 4_096;
 /// The most writes that wait for the storage thread.
 pub const STORAGE_QUEUE_MAX: usize = 4_096;
+/// The most connections whose handshake an agent has under way at once; it closes what comes beyond them.
+pub const HANDSHAKES_MAX: usize = 256;
+/// What one of [`REQUESTS_IN_FLIGHT_MAX`] stands for in bytes: a request that is larger counts as several, so that
+/// requests in flight are bounded in bytes as well.
+pub const FLIGHT_UNIT_BYTES: usize = 32 * 1024;
+/// How much a connection reads ahead, and at most gathers into one write, in bytes.
+pub const SOCKET_BATCH_BYTES: usize = 64 * 1024;
+/// The longest text of a refusal on the wire, in bytes of UTF-8.
+pub const REFUSAL_TEXT_BYTES_MAX: usize = 1_024;
 /// The largest number of founders.
 pub const FOUNDERS_MAX: usize = 9;
 
@@ -67,6 +76,9 @@ const _: () = {
             < DECODED_BYTES_MAX
     );
     assert!(WAITERS_PER_NAME_MAX <= LEASES_MAX);
+    // The largest frame fits into what may be in flight: no request waits for ever for room.
+    assert!(FRAME_BYTES_MAX / FLIGHT_UNIT_BYTES < REQUESTS_IN_FLIGHT_MAX);
+    assert!(REFUSAL_TEXT_BYTES_MAX + AGENT_NAME_BYTES_MAX + 256 < HANDSHAKE_BYTES_MAX);
 };
 
 /// While it counts anything, the leader looks at its deadlines at least this often, so that it notices that it was

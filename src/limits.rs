@@ -41,6 +41,14 @@ pub const ENTRIES_PER_APPEND_MAX: u64 = 512;
 /// The largest encoded log entry, in bytes.
 pub const ENTRY_BYTES_MAX: usize = 15 * 1024;
 
+/// The largest value in the log's tree, in bytes. A page of sled's holds some 26 of them and must stay under 128 KiB.
+pub const RECORD_BYTES_MAX: usize = 4 * 1024;
+/// The most bytes that are handed to sled between two syncs. sled writes each about five times; the sum must stay
+/// under one of its segments (512 KiB), or it reuses space whose replacement is not on the device yet.
+pub const UNSYNCED_BYTES_MAX: usize = 64 * 1024;
+/// How many keys a purge removes between two groups of writes.
+pub const PURGE_KEYS_MAX: usize = 64;
+
 /// The most requests that one connection has in flight.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 1_024;
 /// The most connections that an agent accepts at once.

@@ -1,0 +1,108 @@
+//! What an agent answers on its port.
+
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::{
+    founding::{Founding, Question},
+    node::Node,
+};
+use crate::{
+    codec,
+    lease::Requester as _,
+    limits::ASK_MAX,
+    message::{ASK, Asking, FOUND, LEAD, Request},
+    raft,
+    transport::{Caller, Handler, Method, Refusal, Role},
+};
+
+/// Codes of refusals; part of the wire format.
+pub(crate) mod code {
+    /// The payload is not of the form.
+    pub(crate) const MALFORMED: u16 = 1;
+    /// No such method in this version.
+    pub(crate) const NO_SUCH_METHOD: u16 = 2;
+    /// The caller's role may not ask this.
+    pub(crate) const NOT_PERMITTED: u16 = 3;
+    /// The agent has not started yet, or is stopping.
+    pub(crate) const NOT_SERVING: u16 = 4;
+    /// The consensus did not take the message.
+    pub(crate) const CONSENSUS: u16 = 5;
+}
+
+/// Answers calls, as far as the agent has started.
+pub(crate) struct Service {
+    founding: Arc<Founding>,
+    node: OnceLock<Arc<Node>>,
+}
+
+impl Service {
+    pub(crate) fn new(founding: Arc<Founding>) -> Arc<Self> {
+        Arc::new(Self { founding, node: OnceLock::new() })
+    }
+
+    /// From now on everything is answered.
+    pub(crate) fn open(&self, node: Arc<Node>) {
+        let _ = self.node.set(node);
+    }
+
+    fn node(&self) -> Result<&Arc<Node>, Refusal> {
+        self.node.get().ok_or_else(|| {
+            Refusal::new(code::NOT_SERVING, "this agent belongs to no cluster yet; ask again when it is founded")
+        })
+    }
+}
+
+fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Refusal> {
+    codec::decode(payload).map_err(|error| Refusal::new(code::MALFORMED, error.to_string()))
+}
+
+fn members_only(caller: &Caller) -> Result<(), Refusal> {
+    match caller.role {
+        Role::Member => Ok(()),
+        Role::Client => Err(Refusal::new(code::NOT_PERMITTED, "only members of the cluster may ask this")),
+    }
+}
+
+#[async_trait]
+impl Handler for Service {
+    async fn handle(&self, caller: &Caller, method: Method, payload: Bytes) -> Result<Bytes, Refusal> {
+        match method {
+            ASK => {
+                let node = self.node()?;
+                let Asking { request, within } = decode(&payload)?;
+                let answered = node.ask(&request, within.min(ASK_MAX)).await;
+                Ok(codec::encode(&answered.response).into())
+            }
+            LEAD => {
+                members_only(caller)?;
+                let node = self.node()?;
+                let arrived = node.clock.now();
+                let request: Request = decode(&payload)?;
+                Ok(codec::encode(&node.lead(request, arrived).await).into())
+            }
+            FOUND => {
+                members_only(caller)?;
+                let question: Question = decode(&payload)?;
+                Ok(codec::encode(&self.founding.answer(question, &caller.remote)).into())
+            }
+            _ => {
+                members_only(caller)?;
+                match self.node()?.receiver.receive(method, &payload).await {
+                    Some(Ok(reply)) => Ok(reply),
+                    Some(Err(error @ raft::ReceiveError::Codec(_))) => {
+                        Err(Refusal::new(code::MALFORMED, error.to_string()))
+                    }
+                    Some(Err(error)) => Err(Refusal::new(code::CONSENSUS, error.to_string())),
+                    None => Err(Refusal::new(
+                        code::NO_SUCH_METHOD,
+                        format!("this agent knows no method {}; is it of an older version?", method.0),
+                    )),
+                }
+            }
+        }
+    }
+}

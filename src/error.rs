@@ -1,0 +1,271 @@
+//! What can go wrong: one enum for each kind of call. Each variant says whether something may have happened.
+
+use std::{fmt, time::Duration};
+
+use crate::{
+    config::{ConfigError, TtlError},
+    id::{ClusterId, NodeId},
+    limits::METADATA_BYTES_MAX,
+    name::{AgentName, Name, NameError},
+    session::LeaseLost,
+    storage::StorageError,
+    table::HeldBy,
+    token::Token,
+    transport::BindError,
+};
+
+/// Who holds a name, as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HolderInfo {
+    /// The agent's name.
+    pub agent: AgentName,
+    /// The node through which it asked.
+    pub node: NodeId,
+    /// Its fencing token.
+    pub token: Token,
+    /// When it was granted, by the wall clock of the leader that did: for people.
+    pub since: chrono::DateTime<chrono::Utc>,
+    /// How long the lease lives without a renewal.
+    pub ttl: Duration,
+    /// What the holder wants others to see.
+    pub metadata: bytes::Bytes,
+    /// Whether it has been revoked and is about to end.
+    pub revoked: bool,
+    /// How many wait for the name.
+    pub waiters: u64,
+}
+
+impl HolderInfo {
+    pub(crate) fn of(held: &HeldBy) -> Self {
+        let ms = i64::try_from(held.since_unix_ms).unwrap_or(i64::MAX);
+        Self {
+            agent: held.holder.agent.clone(),
+            node: held.holder.node,
+            token: held.token,
+            since: chrono::DateTime::from_timestamp_millis(ms).unwrap_or(chrono::DateTime::UNIX_EPOCH),
+            ttl: Duration::from_millis(held.ttl_ms),
+            metadata: held.metadata.clone(),
+            revoked: held.revoked,
+            waiters: held.waiters,
+        }
+    }
+}
+
+impl fmt::Display for HolderInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.since.format("%Y-%m-%dT%H:%M:%SZ");
+        write!(f, "held by {} since {since} with token {}", self.agent, self.token)?;
+        match self.waiters {
+            0 => Ok(()),
+            1 => f.write_str(", 1 waits"),
+            waiters => write!(f, ", {waiters} wait"),
+        }
+    }
+}
+
+/// Why an agent did not start. Nothing is left behind: no task, no port, no lock.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Settings are wrong; all faults are listed.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The address can't be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The data directory can't be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The stored log can't be read back.
+    #[error("the log of {dir} can't be read back: {detail}; restore the directory from a copy of the same agent, or delete it and let the agent come back as a new member")]
+    Recover {
+        /// The data directory, or "memory".
+        dir: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Two founders have different lists.
+    #[error("founders' lists disagree: {from} has {theirs:?}, this agent has {ours:?}; give every founder the same list")]
+    FoundersDisagree {
+        /// Who has the other list.
+        from: String,
+        /// This agent's list.
+        ours: Vec<String>,
+        /// The other one.
+        theirs: Vec<String>,
+    },
+    /// Two founders' addresses lead to one agent.
+    #[error("the founder {address} is node {node}, which answers at another founder's address too; each address must lead to an agent of its own")]
+    SameNode {
+        /// The node that answers at both.
+        node: NodeId,
+        /// One of the addresses.
+        address: String,
+    },
+    /// Another founder belongs to a cluster that this agent is no member of.
+    #[error("the founder {by} already belongs to cluster {cluster}, and this agent, as it starts now, doesn't: it was given an empty data directory, or keeps none; start it with the directory that it had, or, if that cluster never came to be, delete the data directories of all its founders and start them anew")]
+    AlreadyFounded {
+        /// Who belongs to it.
+        by: String,
+        /// The cluster.
+        cluster: ClusterId,
+    },
+    /// The founders that must answer did not, in the time that was given.
+    #[error("not ready within {within:?}: {waiting_for}; start the other agents, or give it more time with start_within")]
+    NotReady {
+        /// The time that was given.
+        within: Duration,
+        /// What was waited for.
+        waiting_for: String,
+    },
+    /// The agent was stopped while it started.
+    #[error("the agent was stopped while it started")]
+    Stopped,
+}
+
+/// Why a lease was not acquired.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcquireError {
+    /// *Nothing happened*: the name can't be one.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// *Nothing happened*: the ttl is out of its bounds.
+    #[error(transparent)]
+    Ttl(TtlError),
+    /// *Nothing happened*: there is too much metadata.
+    #[error("{bytes} bytes of metadata, the most is {METADATA_BYTES_MAX}; store it elsewhere and keep a reference")]
+    Metadata {
+        /// Its length.
+        bytes: usize,
+    },
+    /// *Nothing happened*: someone holds the name, and this call doesn't wait.
+    #[error("{name:?} is {holder}; wait for it with acquire(), or try again later")]
+    Held {
+        /// The name.
+        name: Name,
+        /// Who holds it.
+        holder: Box<HolderInfo>,
+    },
+    /// *Nothing is held*: the turn did not come in time. The place in the queue is given up.
+    #[error("{name:?} did not become free within {within:?}; wait longer, or see who holds it")]
+    TimedOut {
+        /// The name.
+        name: Name,
+        /// How long was waited.
+        within: Duration,
+    },
+    /// *Nothing happened*: no leader could be asked in time.
+    #[error("{name:?} could not be asked for: {detail}; check that a majority of the agents runs and is connected")]
+    Unavailable {
+        /// The name.
+        name: Name,
+        /// What was tried.
+        detail: String,
+    },
+    /// *Outcome unknown*: it may have been granted. It is cancelled in the background, and if that fails, it ends
+    /// within its ttl.
+    #[error("it is unknown whether {name:?} was granted ({detail}); it is being cancelled, and is free again within {ttl:?} at the latest")]
+    Unknown {
+        /// The name.
+        name: Name,
+        /// What was tried.
+        detail: String,
+        /// The ttl that was asked for.
+        ttl: Duration,
+    },
+    /// *Nothing happened*, and asking again in the same way won't help.
+    #[error("{name:?} was refused: {detail}")]
+    Refused {
+        /// The name.
+        name: Name,
+        /// Why.
+        detail: String,
+    },
+    /// *Nothing is held*: the agent has stopped.
+    #[error("the agent has stopped ({detail}); start it again")]
+    Stopped {
+        /// Why.
+        detail: String,
+    },
+}
+
+/// Why a lease was not renewed by hand.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RenewError {
+    /// It is held no more.
+    #[error(transparent)]
+    Lost(#[from] LeaseLost),
+    /// *Outcome unknown*, and harmless: it is still held until its deadline. Try again.
+    #[error("the lease on {name:?} could not be renewed ({detail}); it is still held until its deadline, try again")]
+    Unavailable {
+        /// The name.
+        name: Name,
+        /// What was tried.
+        detail: String,
+    },
+}
+
+/// Why it is not known that a release was committed. The lease is not held by the caller any more in any case.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// *Outcome unknown*: no leader answered. The name is free within the ttl at the latest.
+    #[error("it is unknown whether the release of {name:?} was committed ({detail}); the name is free within {ttl:?} at the latest")]
+    Unknown {
+        /// The name.
+        name: Name,
+        /// The ttl.
+        ttl: Duration,
+        /// What was tried.
+        detail: String,
+    },
+    /// *Nothing happened*: the request was refused.
+    #[error("the release of {name:?} was refused: {detail}")]
+    Refused {
+        /// The name.
+        name: Name,
+        /// Why.
+        detail: String,
+    },
+}
+
+/// Why a question about leases was not answered. *Nothing happened.*
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The name can't be one.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// No leader confirmed in time that the answer is the latest.
+    #[error("no linearizable answer: {detail}; ask again, or ask this replica alone (it may be behind) with holder_local")]
+    Unavailable {
+        /// What was tried.
+        detail: String,
+    },
+    /// The agent has stopped.
+    #[error("the agent has stopped ({detail}); start it again")]
+    Stopped {
+        /// Why.
+        detail: String,
+    },
+}
+
+/// Why a client did not connect.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// No addresses, or malformed ones; all faults are listed.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// None of the agents answered.
+    #[error("no agent answers at {addresses:?}: {detail}; check the addresses, and that an agent runs at one of them")]
+    Unreachable {
+        /// The addresses that were tried.
+        addresses: Vec<String>,
+        /// What the last one said.
+        detail: String,
+    },
+}

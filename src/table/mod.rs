@@ -52,6 +52,8 @@ mod snapshot;
 #[cfg(test)]
 mod goldens;
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod scripts;
 #[cfg(test)]
 mod twin;

@@ -1,0 +1,455 @@
+//! Random command sequences, with delayed, repeated and reordered copies: the table and its naive twin must give the
+//! same answers, and look the same after every entry.
+//!
+//! Beside the comparison, three oracles look at the table's events alone, so that an error that both models share
+//! shows too: every token is larger than all before it (L2); no lease id is granted twice (L7); a name is granted
+//! only while it is free, and a grant ends once (L1, L10).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use proptest::{prelude::*, strategy::ValueTree as _, test_runner::TestRunner};
+
+use super::{twin::Twin, *};
+use crate::{AgentName, NodeId};
+
+/// Which lease id an operation is on: any that was ever picked, or one that lives.
+#[derive(Debug, Clone, Copy)]
+enum Pick {
+    Any(usize),
+    Live(usize),
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Found(u8),
+    /// A new lease id; `lag` is how old its `seen` is, `sent` whether it reaches the log now or only as a copy.
+    Acquire {
+        name: usize,
+        agent: usize,
+        wait: bool,
+        lag: u64,
+        sent: bool,
+    },
+    /// What no honest agent sends.
+    Odd {
+        like: usize,
+        kind: u8,
+    },
+    /// An earlier command again, as it was.
+    Copy(usize),
+    Release(Pick),
+    Cancel(Pick),
+    /// Each with the right token (0), a wrong one (1), or none (2).
+    Expire {
+        own_term: bool,
+        picks: Vec<(Pick, u8)>,
+    },
+    Transfer {
+        from: Pick,
+        to: Pick,
+        how: u8,
+        attempt: u64,
+    },
+    Revoke {
+        name: usize,
+        newest: bool,
+    },
+    Batch(Vec<Op>),
+    /// The table is replaced by what its snapshot restores to.
+    Restore,
+    Skip,
+}
+
+fn pick() -> impl Strategy<Value = Pick> {
+    prop_oneof![1 => any::<usize>().prop_map(Pick::Any), 3 => any::<usize>().prop_map(Pick::Live)]
+}
+
+fn single() -> BoxedStrategy<Op> {
+    let acquire = (0..3usize, 0..4usize, prop::bool::weighted(0.7), 0..4u64, prop::bool::weighted(0.85))
+        .prop_map(|(name, agent, wait, lag, sent)| Op::Acquire { name, agent, wait, lag, sent });
+    prop_oneof![
+        1 => any::<u8>().prop_map(Op::Found),
+        16 => acquire,
+        2 => (any::<usize>(), any::<u8>()).prop_map(|(like, kind)| Op::Odd { like, kind }),
+        8 => any::<usize>().prop_map(Op::Copy),
+        8 => pick().prop_map(Op::Release),
+        5 => pick().prop_map(Op::Cancel),
+        5 => (prop::bool::weighted(0.85), prop::collection::vec((pick(), 0..3u8), 0..5))
+            .prop_map(|(own_term, picks)| Op::Expire { own_term, picks }),
+        5 => (pick(), pick(), any::<u8>(), 0..4u64)
+            .prop_map(|(from, to, how, attempt)| Op::Transfer { from, to, how, attempt }),
+        3 => (0..3usize, prop::bool::weighted(0.8)).prop_map(|(name, newest)| Op::Revoke { name, newest }),
+    ]
+    .boxed()
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        20 => single(),
+        2 => prop::collection::vec(single(), 0..6).prop_map(Op::Batch),
+        1 => Just(Op::Restore),
+        1 => Just(Op::Skip),
+    ]
+}
+
+fn bounds() -> impl Strategy<Value = Bounds> {
+    (0..6usize, 2..12usize, 1..5usize).prop_map(|(ended_ids, leases, waiters_per_name)| Bounds {
+        ended_ids,
+        leases,
+        waiters_per_name,
+    })
+}
+
+fn agent(n: usize) -> AgentName {
+    AgentName::new(format!("agent-{}", n % 4)).unwrap()
+}
+
+fn name(n: usize) -> Name {
+    Name::new(["orders", "orders.db", "users"][n % 3]).unwrap()
+}
+
+/// Both models, what was sent so far, and what the oracles remember.
+struct World {
+    table: Table,
+    /// Applies the same log, and is never restored.
+    mirror: Table,
+    twin: Twin,
+    index: u64,
+    term: u64,
+    ids: Vec<LeaseId>,
+    sent: Vec<Single>,
+    /// Ids of requests that lied about `seen`: for them nothing is promised.
+    liars: BTreeSet<LeaseId>,
+    last_token: Option<Token>,
+    granted: BTreeSet<LeaseId>,
+    believed: BTreeMap<Name, (LeaseId, Token)>,
+    /// Every kind of outcome and event that came up.
+    kinds: BTreeSet<String>,
+}
+
+impl World {
+    fn new(bounds: Bounds) -> Self {
+        Self {
+            table: Table::with_bounds(bounds),
+            mirror: Table::with_bounds(bounds),
+            twin: Twin::new(bounds),
+            index: 0,
+            term: 1,
+            ids: vec![],
+            sent: vec![],
+            liars: BTreeSet::new(),
+            last_token: None,
+            granted: BTreeSet::new(),
+            believed: BTreeMap::new(),
+            kinds: BTreeSet::new(),
+        }
+    }
+
+    fn id(&self, pick: Pick) -> LeaseId {
+        let live: Vec<_> = self.twin.claims.iter().map(|c| c.id).collect();
+        let (from, n) = match pick {
+            Pick::Live(n) if !live.is_empty() => (&live, n),
+            Pick::Live(n) | Pick::Any(n) => (&self.ids, n),
+        };
+        // With nothing to pick from: an id that nobody ever uses.
+        if from.is_empty() { LeaseId::from_bits(u128::MAX) } else { from[n % from.len()] }
+    }
+
+    /// The command that the operation stands for; `None` if it doesn't reach the log.
+    fn command(&mut self, op: &Op) -> Option<Single> {
+        let command = match op {
+            Op::Found(n) => Command::Found {
+                // Now and then so high that the tokens run out.
+                tokens_above: Token::new(if n % 8 == 0 { u64::MAX - u64::from(*n / 8 % 6) } else { 1 << 40 }),
+            },
+            Op::Acquire { name: n, agent: a, wait, lag, sent } => {
+                let lease_id = LeaseId::from_bits((self.ids.len() as u128 + 1) << 100);
+                self.ids.push(lease_id);
+                let command = Command::Acquire(Acquire {
+                    name: name(*n),
+                    lease_id,
+                    agent: Holder { agent: agent(*a), node: NodeId::from_bits(*a as u64) },
+                    ttl_ms: 1_000 + *a as u64,
+                    wait: *wait,
+                    metadata: Bytes::from(vec![*a as u8; *a]),
+                    seen: self.table.applied().saturating_sub(*lag),
+                });
+                if !sent {
+                    self.sent.push(command);
+                    return None;
+                }
+                command
+            }
+            Op::Odd { like, kind } => self.odd(*like, *kind)?,
+            Op::Copy(n) => self.sent.get(n % self.sent.len().max(1))?.clone(),
+            Op::Release(pick) => Command::Release { lease_id: self.id(*pick) },
+            Op::Cancel(pick) => Command::Cancel { lease_id: self.id(*pick) },
+            Op::Expire { own_term, picks } => Command::Expire {
+                term: if *own_term { self.term } else { self.term + 1 },
+                ended: picks
+                    .iter()
+                    .map(|(pick, token)| {
+                        let id = self.id(*pick);
+                        let right = self.twin.find(id).and_then(|c| c.token);
+                        (id, [right, Some(Token::new(1)), None][*token as usize])
+                    })
+                    .collect(),
+            },
+            Op::Transfer { from, to, how, attempt } => Command::Transfer {
+                lease_id: self.id(*from),
+                to: match how % 3 {
+                    0 => TransferTo::First,
+                    1 => TransferTo::Waiter(self.id(*to)),
+                    _ => TransferTo::Agent(agent(*how as usize)),
+                },
+                attempt: *attempt,
+            },
+            Op::Revoke { name: n, newest } => {
+                let held = self.twin.holder(&name(*n)).and_then(|c| c.token);
+                let token = held.filter(|_| *newest).unwrap_or(Token::new(3));
+                Command::Revoke { name: name(*n), token, by: agent(*n), reason: "maintenance".into() }
+            }
+            Op::Batch(_) | Op::Restore | Op::Skip => return None,
+        };
+        self.sent.push(command.clone());
+        Some(command)
+    }
+
+    /// A copy of an earlier acquire with something wrong in it.
+    fn odd(&mut self, like: usize, kind: u8) -> Option<Single> {
+        let acquires: Vec<_> = self
+            .sent
+            .iter()
+            .filter_map(|c| if let Command::Acquire(a) = c { Some(a) } else { None })
+            .collect();
+        let mut a = (*acquires.get(like % acquires.len().max(1))?).clone();
+        match kind % 6 {
+            0 => a.ttl_ms = 0,
+            1 => a.ttl_ms = 86_400_001,
+            2 => a.metadata = vec![0; 4097].into(),
+            3 => a.name = name(like + 1),
+            4 => a.agent.agent = agent(like),
+            // The node may differ, and waiting is not asked twice.
+            _ => (a.agent.node, a.wait) = (NodeId::from_bits(99), !a.wait),
+        }
+        if kind >= 200 {
+            a.seen += u64::from(kind);
+            self.liars.insert(a.lease_id);
+        }
+        Some(Command::Acquire(a))
+    }
+
+    fn run(&mut self, op: &Op) {
+        self.index += 1;
+        let command = match op {
+            Op::Batch(ops) => {
+                Command::Batch(ops.iter().filter_map(|op| self.command(op)).collect::<Vec<Single>>())
+            }
+            Op::Restore => {
+                self.index -= 1;
+                let bytes = self.table.snapshot();
+                self.table = Table::restore_within(&bytes, self.twin.bounds).unwrap();
+                assert_eq!(self.table.snapshot(), bytes, "a restored table's snapshot");
+                return;
+            }
+            Op::Skip => {
+                // An entry of a new leader that carries no command.
+                self.term += 1;
+                self.table.skip(self.index);
+                self.mirror.skip(self.index);
+                return;
+            }
+            op => match self.command(op) {
+                Some(command) => unnested(command),
+                None => {
+                    self.index -= 1;
+                    return;
+                }
+            },
+        };
+        let entry = Entry { wall_unix_ms: self.index * 10, command };
+        let (mut events, mut mirrored, mut twins) = (vec![], vec![], vec![]);
+        let outcome = self.table.apply(self.index, self.term, &entry, &mut events);
+        let mirror = self.mirror.apply(self.index, self.term, &entry, &mut mirrored);
+        let twin = self.twin.apply(self.index, self.term, &entry, &mut twins);
+        assert_eq!((&outcome, &events), (&twin, &twins), "{entry:?}");
+        assert_eq!((&outcome, &events), (&mirror, &mirrored), "{entry:?}");
+        self.note(&outcome, &events);
+        self.table.check_invariants().unwrap();
+        self.compare();
+        for event in events {
+            self.observe(&event);
+        }
+    }
+
+    fn note(&mut self, outcome: &Outcome, events: &[Event]) {
+        let mut note = |value: String| {
+            // The variant's name; of a refusal, the reason's as well.
+            let words: Vec<_> = value.split(|c: char| !c.is_alphanumeric()).take(2).collect();
+            self.kinds.insert(words[..if words[0] == "Refused" { 2 } else { 1 }].join(" "));
+        };
+        match outcome {
+            Outcome::Batch(all) => all.iter().for_each(|one| note(format!("{one:?}"))),
+            one => note(format!("{one:?}")),
+        }
+        events.iter().for_each(|event| note(format!("Event{event:?}")));
+        self.twin.graves.iter().for_each(|grave| note(format!("Ending{:?}", grave.2)));
+    }
+
+    /// Applies a command to table and twin, outside of the random sequence.
+    fn run_command(&mut self, command: Command) {
+        self.index += 1;
+        let entry = Entry { wall_unix_ms: 0, command };
+        let (mut events, mut twins) = (vec![], vec![]);
+        let outcome = self.table.apply(self.index, self.term, &entry, &mut events);
+        assert_eq!(outcome, self.twin.apply(self.index, self.term, &entry, &mut twins), "{entry:?}");
+        events.iter().for_each(|event| self.observe(event));
+        self.table.check_invariants().unwrap();
+    }
+
+    /// Everything that can be looked up.
+    fn compare(&self) {
+        let (table, twin) = (&self.table, &self.twin);
+        assert_eq!(table.applied(), self.index);
+        assert_eq!(table.last_token(), twin.last_token.map(Token::new));
+        assert_eq!(table.horizon(), twin.horizon());
+        let counts = table.counts();
+        assert_eq!(counts.leases + counts.waiters, twin.claims.len());
+        assert_eq!(counts.ended_ids, twin.graves.len() - twin.forgotten());
+        assert_eq!(table.all_live().count(), twin.claims.len());
+        for (id, live) in table.all_live() {
+            let claim = twin.find(id).unwrap();
+            assert_eq!((live.token, live.ttl_ms), (claim.token, claim.ttl_ms));
+            assert_eq!(table.live(&id), Some(live));
+        }
+        for n in 0..3 {
+            let name = name(n);
+            assert_eq!(table.holder(&name).map(|l| l.held_by()), twin.held_by(&name));
+            let closed = table.holder(&name).map(|l| l.lease.transfers_closed);
+            assert_eq!(closed, twin.holder(&name).map(|c| c.closed));
+            let waiters: Vec<_> = table.waiters(&name).map(|w| (w.lease_id, w.ttl_ms)).collect();
+            let twins: Vec<_> = twin.waiters(&name).iter().map(|c| (c.id, c.ttl_ms)).collect();
+            assert_eq!(waiters, twins);
+            let listed: Vec<_> = table.leases(name.as_str()).map(|l| l.name.clone()).collect();
+            let mut twins: Vec<_> =
+                twin.claims.iter().filter(|c| c.token.is_some()).map(|c| c.name.clone()).collect();
+            twins.retain(|other| other.as_str().starts_with(name.as_str()));
+            twins.sort();
+            assert_eq!(listed, twins);
+        }
+        for id in &self.ids {
+            match (table.state(id), twin.find(*id)) {
+                (State::Holding(view), Some(claim)) => {
+                    assert_eq!(
+                        (view.name, Some(view.lease.token), view.lease.lease_id),
+                        (&claim.name, claim.token, *id)
+                    );
+                    assert_eq!(table.lease(id), Some(view));
+                }
+                (State::Waiting { name, position }, Some(claim)) => {
+                    assert_eq!((name, None, position), (&claim.name, claim.token, twin.position(*id)));
+                    assert_eq!(table.lease(id), None);
+                }
+                (State::Ended(ending), None) => assert_eq!(Some(ending), twin.ending(*id)),
+                (State::Unknown, None) => assert_eq!(None, twin.ending(*id)),
+                (state, claim) => panic!("{id}: {state:?}, the twin has {claim:?}"),
+            }
+        }
+    }
+
+    /// The oracles that know nothing of either model.
+    fn observe(&mut self, event: &Event) {
+        match event {
+            Event::Granted { name, lease_id, token, .. } => {
+                assert!(Some(*token) > self.last_token, "L2: {token} after {:?}", self.last_token);
+                self.last_token = Some(*token);
+                let first = self.granted.insert(*lease_id);
+                assert!(first || self.liars.contains(lease_id), "L7: {lease_id} is granted twice");
+                let other = self.believed.insert(name.clone(), (*lease_id, *token));
+                assert_eq!(other, None, "L1: {name} is granted while it is held");
+            }
+            Event::Ended { name, lease_id, token, .. } => {
+                let held = self.believed.remove(name);
+                assert_eq!(held, Some((*lease_id, *token)), "L10: {name} ends for someone else");
+            }
+            Event::Founded { tokens_above } => {
+                assert_eq!(self.last_token.replace(*tokens_above), None, "L2: founded twice");
+            }
+            Event::Queued { .. } | Event::Left { .. } | Event::Revoked { .. } => {}
+        }
+    }
+}
+
+/// The same command, outside of a batch.
+fn unnested(command: Single) -> Command {
+    match command {
+        Command::Found { tokens_above } => Command::Found { tokens_above },
+        Command::Acquire(acquire) => Command::Acquire(acquire),
+        Command::Release { lease_id } => Command::Release { lease_id },
+        Command::Cancel { lease_id } => Command::Cancel { lease_id },
+        Command::Expire { term, ended } => Command::Expire { term, ended },
+        Command::Transfer { lease_id, to, attempt } => Command::Transfer { lease_id, to, attempt },
+        Command::Revoke { name, token, by, reason } => Command::Revoke { name, token, by, reason },
+        Command::Batch(never) => match never {},
+    }
+}
+
+/// Copies of everything that was ever sent, once nothing lives any more, grant nothing.
+fn replay_over_an_empty_table(world: &mut World) {
+    for id in world.ids.clone() {
+        world.run_command(Command::Cancel { lease_id: id });
+    }
+    assert_eq!(world.table.counts().leases + world.table.counts().waiters, 0);
+    for command in world.sent.clone() {
+        let liar = matches!(&command, Command::Acquire(a) if world.liars.contains(&a.lease_id));
+        if !liar {
+            world.run_command(unnested(command));
+        }
+        assert_eq!(world.table.counts().leases, 0, "a copy was granted");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_commands_get_the_twins_answers(
+        bounds in bounds(),
+        founded in prop::option::weighted(0.9, any::<u8>()),
+        ops in prop::collection::vec(op(), 1..120),
+    ) {
+        let mut world = World::new(bounds);
+        founded.iter().for_each(|floor| world.run(&Op::Found(*floor)));
+        for op in &ops {
+            world.run(op);
+        }
+        // L8: two replicas, one of which was filled by snapshots now and then, have the same bytes.
+        assert_eq!(world.table.snapshot(), world.mirror.snapshot());
+        replay_over_an_empty_table(&mut world);
+    }
+}
+
+/// A comparison proves nothing about what never comes up.
+#[test]
+fn random_commands_reach_every_outcome_and_event() {
+    let mut runner = TestRunner::deterministic();
+    let strategy = (bounds(), prop::option::weighted(0.9, any::<u8>()), prop::collection::vec(op(), 1..120));
+    let mut kinds = BTreeSet::new();
+    for _ in 0..150 {
+        let (bounds, founded, ops) = strategy.new_tree(&mut runner).unwrap().current();
+        let mut world = World::new(bounds);
+        founded.iter().for_each(|floor| world.run(&Op::Found(*floor)));
+        ops.iter().for_each(|op| world.run(op));
+        kinds.append(&mut world.kinds);
+    }
+    let all = "AlreadyFounded AlreadyRevoked Ended Expired Forbidden Founded Granted Held Left NoSuchWaiter NotHeld \
+               NotHolding OtherTerm Released Revoked TooOld Transferred Waiting \
+               EventEnded EventFounded EventGranted EventLeft EventQueued EventRevoked \
+               EndingCancelled EndingExpired EndingForbidden EndingNoTokens EndingRefused EndingReleased \
+               EndingRevoked EndingTransferred";
+    let refused =
+        ["LeaseIdTaken", "Metadata", "NoTokens", "NotFounded", "QueueFull", "SeenAhead", "TableFull", "Ttl"];
+    let all = all.split_whitespace().map(str::to_owned).chain(refused.map(|why| format!("Refused {why}")));
+    assert_eq!(kinds, all.collect());
+}

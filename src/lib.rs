@@ -8,7 +8,9 @@ pub mod limits;
 mod lease {
     //! What a holder has in hand.
 
+    mod fence;
     mod held;
+    pub use fence::{Fence, FenceError};
     pub(crate) use held::Held;
 }
 mod name;
@@ -21,6 +23,7 @@ pub use crate::{
     clock::{Clock, ManualClock, SystemClock},
     codec::CodecError,
     id::{ClusterId, IdError, LeaseId, NodeId},
+    lease::{Fence, FenceError},
     name::{AgentName, Name, NameError},
     session::{LeaseLost, LossReason},
     time::{Drift, Moment},

@@ -3,6 +3,7 @@
 mod clock;
 mod codec;
 mod deadlines;
+mod error;
 mod id;
 pub mod limits;
 mod lease {
@@ -14,6 +15,7 @@ mod lease {
     pub(crate) use held::Held;
 }
 mod name;
+mod provider;
 mod runtime;
 mod session;
 mod time;
@@ -22,9 +24,11 @@ mod token;
 pub use crate::{
     clock::{Clock, ManualClock, SystemClock},
     codec::CodecError,
+    error::{Error, Result},
     id::{ClusterId, IdError, LeaseId, NodeId},
     lease::{Fence, FenceError},
     name::{AgentName, Name, NameError},
+    provider::{LeaseGuard, WriteLease, WriteLeaseProvider},
     session::{LeaseLost, LossReason},
     time::{Drift, Moment},
     token::Token,

@@ -3,6 +3,8 @@
 //! `foreign` is such code: it names nothing but what the seed has. Below it, what every kind of [`WriteLease`] must
 //! do, written once. A kind is a [`Bench`]; one line of `conformance!` runs everything on it.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as loudly as tests")]
+
 use std::{
     future::Future,
     sync::{

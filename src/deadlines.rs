@@ -378,3 +378,5 @@ fn nanos(span: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twin;

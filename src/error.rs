@@ -5,6 +5,7 @@ use std::{fmt, time::Duration};
 use crate::{
     config::{ConfigError, TtlError},
     id::{ClusterId, NodeId},
+    lease::FenceError,
     limits::METADATA_BYTES_MAX,
     name::{AgentName, Name, NameError},
     session::LeaseLost,
@@ -13,6 +14,76 @@ use crate::{
     token::Token,
     transport::BindError,
 };
+
+/// What the seed interface and everything at the crate's root returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Gathers the errors of the single calls.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An agent did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A lease was not acquired.
+    #[error(transparent)]
+    Acquire(#[from] AcquireError),
+    /// A lease was not renewed.
+    #[error(transparent)]
+    Renew(#[from] RenewError),
+    /// A release is not known to be committed.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    /// A question was not answered.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A client did not connect.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A lease is held no more.
+    #[error(transparent)]
+    Lost(#[from] LeaseLost),
+    /// A protected resource refused a token.
+    #[error(transparent)]
+    Fence(#[from] FenceError),
+    /// A guard's lease id is none of this provider's. *Nothing happened.*
+    #[error("the guard's lease id is not one that this provider can use: {detail}")]
+    ForeignGuard {
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A [`WriteLeaseProvider`](crate::WriteLeaseProvider) failed, in its own words. Whether it had an effect before,
+    /// only its documentation can say.
+    #[error(transparent)]
+    Provider(Box<dyn std::error::Error + Send + Sync>),
+    /// This build has no such kind of write lease. *Nothing happened.*
+    #[error("{what} is not available in this build of leasehold; {remedy}")]
+    Unavailable {
+        /// What was asked for.
+        what: String,
+        /// What to use instead.
+        remedy: &'static str,
+    },
+}
+
+impl Error {
+    /// What a provider returns that has an error of its own, or just a message.
+    ///
+    /// ```
+    /// let held = leasehold::Error::provider("agent-b is writing; try again after 12:00");
+    /// assert_eq!(held.to_string(), "agent-b is writing; try again after 12:00");
+    /// ```
+    pub fn provider(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Provider(error.into())
+    }
+}
+
+/// So that `?` works on an error that is boxed already.
+impl From<Box<dyn std::error::Error + Send + Sync>> for Error {
+    fn from(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        Self::Provider(error)
+    }
+}
 
 /// Who holds a name, as others see it.
 #[derive(Debug, Clone, PartialEq, Eq)]

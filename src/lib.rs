@@ -13,6 +13,7 @@ mod lease;
 pub mod limits;
 mod message;
 mod name;
+mod provider;
 mod raft;
 mod replica;
 mod runtime;
@@ -28,13 +29,17 @@ pub use crate::{
     clock::{Clock, ManualClock, SystemClock},
     codec::CodecError,
     config::{ConfigError, ConfigFault, Timing, TtlError},
-    error::{AcquireError, HolderInfo, ReadError, ReleaseError, RenewError, StartError},
+    error::{
+        AcquireError, ConnectError, Error, HolderInfo, ReadError, ReleaseError, RenewError, Result, StartError,
+    },
     id::{ClusterId, IdError, LeaseId, NodeId},
-    lease::{Lease, LeaseRequest, Released},
+    lease::{Fence, FenceError, Lease, LeaseRequest, Released},
     message::{MemberRole, MemberStatus, StatusReport},
     name::{AgentName, Name, NameError},
+    provider::{LeaseGuard, RaftLease, WriteLease, WriteLeaseProvider},
     session::{LeaseLost, LossReason},
+    storage::StorageError,
     time::{Drift, Moment},
     token::Token,
-    transport::InProcessNetwork,
+    transport::{BindError, InProcessNetwork},
 };

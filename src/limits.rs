@@ -17,6 +17,8 @@ pub const REASON_BYTES_MAX: usize = 512;
 pub const LEASES_MAX: usize = 1_000_000;
 /// The most waiters in one queue.
 pub const WAITERS_PER_NAME_MAX: usize = 100_000;
+/// The longest that an agent works on one question of a client's.
+pub const ASK_MAX: Duration = Duration::from_secs(30);
 /// How many ended lease ids the replicated table remembers. A request that is older than its memory is refused.
 pub const ENDED_IDS_MAX: usize = 65_536;
 /// The most lease ids in one expiry entry.

@@ -2,6 +2,8 @@
 //!
 //! These forms are part of the wire format (golden files hold them): append variants, never move one.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -18,6 +20,15 @@ pub(crate) const LEAD: Method = Method(16);
 pub(crate) const ASK: Method = Method(17);
 /// Between founders, before there is a cluster.
 pub(crate) const FOUND: Method = Method(18);
+
+/// A question to any agent, with the time that the asker has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asking {
+    /// What is asked.
+    pub(crate) request: Request,
+    /// How long an answer is of use.
+    pub(crate) within: Duration,
+}
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +73,8 @@ pub(crate) enum Request {
     },
     /// How the asked agent is.
     Status,
+    /// A log index that the asked agent has applied, at once.
+    Position,
     /// A log index; whoever has applied it reads linearizably. To the leader.
     ReadIndex,
 }
@@ -75,7 +88,9 @@ impl Request {
             | Self::Cancel { .. }
             | Self::Renew { .. }
             | Self::ReadIndex => true,
-            Self::Await { .. } | Self::Holder { .. } | Self::Leases { .. } | Self::Status => false,
+            Self::Await { .. } | Self::Holder { .. } | Self::Leases { .. } | Self::Status | Self::Position => {
+                false
+            },
         }
     }
 }
@@ -100,7 +115,7 @@ pub(crate) enum Response {
     },
     /// To `Status`.
     Status(Box<StatusReport>),
-    /// To `ReadIndex`.
+    /// To `ReadIndex` and `Position`.
     ReadIndex(u64),
     /// No answer.
     Failed(Failure),
@@ -201,8 +216,10 @@ pub struct StatusReport {
     pub agent: AgentName,
     /// Its node id.
     pub node: NodeId,
-    /// Its cluster, once founded.
-    pub cluster: Option<ClusterId>,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// The address at which the other agents reach it.
+    pub address: String,
     /// The version of the program.
     pub version: String,
     /// Its part: leader, follower or observer.

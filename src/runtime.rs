@@ -26,6 +26,22 @@ where
     tokio::spawn(future)
 }
 
+/// Spawns on the runtime on which it was made, from any thread: a lease may be dropped where no runtime runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Spawner(tokio::runtime::Handle);
+
+impl Spawner {
+    /// For the current runtime.
+    pub(crate) fn current() -> Self {
+        Self(tokio::runtime::Handle::current())
+    }
+
+    /// Starts a task. Once the runtime is shut down, the task is dropped unpolled.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(task);
+    }
+}
+
 /// Runs work that blocks (a file, a database that opens) where it blocks no other task.
 #[expect(clippy::disallowed_methods, reason = "this is the seam")]
 pub(crate) fn spawn_blocking<F, T>(work: F) -> Task<T>

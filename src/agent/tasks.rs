@@ -4,16 +4,22 @@ use std::future::Future;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::runtime::{self, Task};
+use crate::runtime::{self, Spawner};
 
 /// The tasks of one node.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Tasks {
+    spawner: Spawner,
     stop: CancellationToken,
     tracker: TaskTracker,
 }
 
 impl Tasks {
+    /// Tasks on the runtime that this is called on. They can be spawned from any thread.
+    pub(crate) fn new() -> Self {
+        Self { spawner: Spawner::current(), stop: CancellationToken::new(), tracker: TaskTracker::new() }
+    }
+
     /// Starts a task that ends when the node stops, wherever it then waits.
     pub(crate) fn spawn<F>(&self, future: F)
     where
@@ -23,7 +29,7 @@ impl Tasks {
         let tracked = self.tracker.track_future(async move {
             let _ = runtime::select2(stop.cancelled(), future).await;
         });
-        let _: Task<()> = runtime::spawn(tracked);
+        self.spawner.spawn(tracked);
     }
 
     /// Whether the node is stopping.

@@ -95,7 +95,7 @@ impl Log {
         let mut cache = Cache {
             vote: decode("the vote", recovered.vote)?,
             committed: decode("the commit mark", recovered.committed)?,
-            purged: decode("the purge mark", recovered.purged)?,
+            purged: decode("the purge mark", recovered.purged.map(|(_, mark)| mark))?,
             entries: VecDeque::with_capacity(recovered.entries.len()),
         };
         for (index, bytes) in recovered.entries {

@@ -308,6 +308,20 @@ impl Table {
         from.take_while(move |(name, _)| name.as_str().starts_with(prefix)).map(LeaseView::of)
     }
 
+    /// The same, from the name after `after` on: the next page.
+    pub(crate) fn leases_after<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a Name>,
+    ) -> impl Iterator<Item = LeaseView<'a>> + 'a {
+        let from = match after {
+            Some(after) if after.as_str() >= prefix => Bound::Excluded(after.as_str()),
+            _ => Bound::Included(prefix),
+        };
+        let page = self.names.range::<str, _>((from, Bound::Unbounded));
+        page.take_while(move |(name, _)| name.as_str().starts_with(prefix)).map(LeaseView::of)
+    }
+
     /// How much there is.
     pub(crate) fn counts(&self) -> Counts {
         Counts { leases: self.names.len(), waiters: self.waiting, ended_ids: self.ended.len() }

@@ -1,0 +1,127 @@
+//! The seed interface over an agent's leases.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+
+use super::{LeaseGuard, WriteLeaseProvider};
+use crate::{
+    agent::Agent,
+    error::{Error, Result},
+    id::LeaseId,
+    lease::Lease,
+    name::Name,
+    token::Token,
+};
+
+/// One name's write lease, granted by the cluster that the agent belongs to.
+///
+/// - [`acquire`](WriteLeaseProvider::acquire) does not wait: it is an error when another writer holds the name.
+/// - [`heartbeat`](WriteLeaseProvider::heartbeat) renews; nothing does in the background. After expiry it is an error,
+///   never a silent re-acquire.
+/// - A guard that is dropped without [`release`](WriteLeaseProvider::release) simply expires.
+///
+/// The fencing token travels beside the guard: [`token`](Self::token).
+///
+/// Clones share the guards that were granted through them.
+#[derive(Clone)]
+pub struct RaftLease {
+    agent: Agent,
+    name: Name,
+    ttl: Option<Duration>,
+    granted: Arc<Mutex<BTreeMap<LeaseId, Arc<Lease>>>>,
+}
+
+impl RaftLease {
+    /// The write lease on this name.
+    ///
+    /// # Errors
+    /// [`AcquireError::Name`](crate::AcquireError::Name) when it can't be a name.
+    pub fn new(agent: &Agent, name: &str) -> Result<Self> {
+        let name = Name::new(name).map_err(crate::AcquireError::Name)?;
+        Ok(Self { agent: agent.clone(), name, ttl: None, granted: Arc::default() })
+    }
+
+    /// With another ttl than the agent's default.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The fencing token of a guard that was granted here and is still held.
+    #[must_use]
+    pub fn token(&self, guard: &LeaseGuard) -> Option<Token> {
+        let lease = self.find(guard).ok()?;
+        lease.check().ok().map(|()| lease.token())
+    }
+
+    fn granted(&self) -> std::sync::MutexGuard<'_, BTreeMap<LeaseId, Arc<Lease>>> {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn id(guard: &LeaseGuard) -> Result<LeaseId> {
+        guard.lease_id.parse().map_err(|error: crate::IdError| Error::ForeignGuard { detail: error.to_string() })
+    }
+
+    fn find(&self, guard: &LeaseGuard) -> Result<Arc<Lease>> {
+        let id = Self::id(guard)?;
+        self.granted().get(&id).cloned().ok_or_else(|| Error::ForeignGuard {
+            detail: format!("no lease {id} on {:?} was granted here, or it is released or lost; acquire anew", self.name),
+        })
+    }
+}
+
+#[async_trait]
+impl WriteLeaseProvider for RaftLease {
+    async fn acquire(&self) -> Result<LeaseGuard> {
+        let mut request = self.agent.lease(self.name.as_str()).without_renewal();
+        if let Some(ttl) = self.ttl {
+            request = request.ttl(ttl);
+        }
+        let lease = request.try_acquire().await?;
+        let guard = LeaseGuard { lease_id: lease.id().reveal(), expires_at: lease.expires_at() };
+        let mut granted = self.granted();
+        // Guards that were dropped without release have expired by now, or will before the next acquire.
+        granted.retain(|_, lease| lease.check().is_ok());
+        granted.insert(lease.id(), Arc::new(lease));
+        Ok(guard)
+    }
+
+    async fn heartbeat(&self, guard: &LeaseGuard) -> Result<()> {
+        Ok(self.find(guard)?.renew().await?)
+    }
+
+    async fn release(&self, guard: LeaseGuard) -> Result<()> {
+        let id = Self::id(&guard)?;
+        let Some(lease) = self.granted().remove(&id) else {
+            // Released or lost before: there is nothing to give back.
+            return Ok(());
+        };
+        match Arc::try_unwrap(lease) {
+            Ok(lease) => lease.release().await.map(drop).map_err(Error::from),
+            // A heartbeat is under way: it holds the lease a moment longer, and dropping the last share gives it back.
+            Err(shared) => {
+                drop(shared);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for RaftLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RaftLease {{ name: {:?} }}", self.name)
+    }
+}

@@ -32,6 +32,14 @@ impl Tasks {
         self.spawner.spawn(tracked);
     }
 
+    /// Starts a task that nothing here ends or waits for: the one that stops the node.
+    pub(crate) fn spawn_apart<F>(&self, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.spawner.spawn(future);
+    }
+
     /// Whether the node is stopping.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()

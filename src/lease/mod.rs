@@ -9,7 +9,15 @@ mod held;
 mod renewer;
 mod requester;
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 
@@ -53,8 +61,10 @@ pub struct Lease {
     id: LeaseId,
     ttl: Duration,
     held: Arc<Held>,
+    /// Not given back yet.
+    open: AtomicBool,
     /// Whether dropping it gives it back.
-    open: bool,
+    released_by_drop: bool,
 }
 
 /// What became of a lease that was released.
@@ -75,7 +85,7 @@ impl Lease {
         renewed: bool,
     ) -> Self {
         holding.renewer.keep(id, ttl, &held, renewed);
-        Self { holding, id, ttl, held, open: true }
+        Self { holding, id, ttl, held, open: AtomicBool::new(true), released_by_drop: true }
     }
 
     /// What the lease is on.
@@ -182,7 +192,18 @@ impl Lease {
     ///
     /// # Errors
     /// [`ReleaseError`] when no leader answered within 10 s: the lease ends within its ttl.
-    pub async fn release(mut self) -> Result<Released, ReleaseError> {
+    pub async fn release(self) -> Result<Released, ReleaseError> {
+        self.give_back().await
+    }
+
+    /// From now on dropping it leaves it to expire.
+    pub(crate) fn left_to_expire(mut self) -> Self {
+        self.released_by_drop = false;
+        self
+    }
+
+    /// See [`release`](Self::release).
+    pub(crate) async fn give_back(&self) -> Result<Released, ReleaseError> {
         let name = self.name().clone();
         let Some(release) = self.close() else {
             return match self.held.check() {
@@ -208,8 +229,8 @@ impl Lease {
     }
 
     /// Stops believing, then gives back; `None` when there is nothing to give back.
-    fn close(&mut self) -> Option<impl Future<Output = Result<(), Failure>> + Send + 'static> {
-        if !std::mem::take(&mut self.open) {
+    fn close(&self) -> Option<impl Future<Output = Result<(), Failure>> + Send + use<>> {
+        if !self.open.swap(false, Ordering::AcqRel) {
             return None;
         }
         // Before the request leaves: from then on another may be granted it (rule L1).
@@ -228,6 +249,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if !self.released_by_drop {
+            self.holding.renewer.forget(&self.id);
+            return;
+        }
         if let Some(release) = self.close() {
             let name = self.name().clone();
             self.holding.requester.spawn(Box::pin(async move {

@@ -46,6 +46,8 @@ struct State {
     kept: BTreeMap<LeaseId, Kept>,
     /// When each is due, unless it is on its way or not renewed here.
     queue: BTreeSet<(Moment, LeaseId)>,
+    /// Revoked leases, whose holders have been told: they are given back, so that the next waiter gets its turn.
+    give_back: Vec<LeaseId>,
 }
 
 struct Kept {
@@ -241,8 +243,10 @@ impl Renewer {
                     }
                 }
                 Event::Revoked { lease_id, revocation, .. } => {
-                    if let Some(kept) = state.kept.get(lease_id) {
+                    if let Some(kept) = state.remove(lease_id) {
                         kept.end(revoked(revocation));
+                        state.give_back.push(*lease_id);
+                        self.wake.notify_one();
                     }
                 }
                 Event::Founded { .. } | Event::Queued { .. } | Event::Granted { .. } => {}
@@ -264,6 +268,12 @@ impl Renewer {
     /// The task: renews until it is dropped.
     pub(crate) async fn run(self: Arc<Self>, requester: Arc<dyn Requester>) {
         loop {
+            for lease_id in std::mem::take(&mut self.lock().give_back) {
+                let asking = requester.clone();
+                requester.spawn(Box::pin(async move {
+                    asking.ask(&Request::Release { lease_id }, ATTEMPT_MAX).await;
+                }));
+            }
             let now = self.clock.now();
             let due = self.take_due(now);
             if due.is_empty() {
@@ -315,48 +325,54 @@ impl Renewer {
         let answered = requester.ask(&Request::Renew { leases: ids.clone() }, within).await;
         let now = self.clock.now();
         let verdicts = match answered.response {
-            Response::Renewed(verdicts) if verdicts.len() == ids.len() => verdicts,
+            Response::Renewed(verdicts) if verdicts.len() == ids.len() => Some(verdicts),
             other => {
                 tracing::debug!(leases = ids.len(), response = ?other, "a renewal was not answered; it is tried again");
-                let mut state = self.lock();
-                for id in ids {
-                    if let Some(kept) = state.kept.get_mut(&id) {
-                        kept.failed(now);
-                    }
-                    state.requeue(id);
-                }
-                drop(state);
-                self.wake.notify_one();
-                return;
+                None
             }
         };
-        let mut give_back = Vec::new();
+        self.answered(&ids, verdicts, sent, now);
+        self.wake.notify_one();
+    }
+
+    /// Takes an answer in, or the want of one.
+    fn answered(
+        &self,
+        ids: &[LeaseId],
+        verdicts: Option<Vec<Verdict>>,
+        sent: Moment,
+        now: Moment,
+    ) {
         let mut state = self.lock();
-        for (id, verdict) in ids.into_iter().zip(verdicts) {
+        let Some(verdicts) = verdicts else {
+            for id in ids {
+                if let Some(kept) = state.kept.get_mut(id) {
+                    kept.failed(now);
+                }
+                state.requeue(*id);
+            }
+            return;
+        };
+        for (id, verdict) in ids.iter().zip(verdicts) {
             match verdict {
                 Verdict::Extended => {
-                    if let Some(kept) = state.kept.get_mut(&id) {
+                    if let Some(kept) = state.kept.get_mut(id) {
                         kept.renewed(sent, now);
                     }
-                    state.requeue(id);
+                    state.requeue(*id);
                 }
                 Verdict::Gone(Gone::Revoked(revocation)) => {
-                    if let Some(kept) = state.remove(&id) {
+                    if let Some(kept) = state.remove(id) {
                         kept.end(revoked(&revocation));
-                        give_back.push(id);
+                        state.give_back.push(*id);
                     }
                 }
                 Verdict::Gone(_) => {
-                    if let Some(kept) = state.remove(&id) {
+                    if let Some(kept) = state.remove(id) {
                         kept.end(LossReason::ExpiredInContact);
                     }
                 }
             }
-        }
-        drop(state);
-        self.wake.notify_one();
-        for lease_id in give_back {
-            requester.ask(&Request::Release { lease_id }, within).await;
         }
     }
 }

@@ -90,7 +90,9 @@ impl WriteLeaseProvider for RaftLease {
         if let Some(ttl) = self.ttl {
             request = request.ttl(ttl);
         }
-        let lease = request.try_acquire().await?;
+        // The guard is all that the caller has: only its release, or its expiry, ends the lease, not what becomes of
+        // this value.
+        let lease = request.try_acquire().await?.left_to_expire();
         let guard = LeaseGuard { lease_id: lease.id().reveal(), expires_at: lease.expires_at() };
         let mut granted = self.granted();
         // Guards that were dropped without release have expired by now, or will before the next acquire.
@@ -109,14 +111,7 @@ impl WriteLeaseProvider for RaftLease {
             // Released or lost before: there is nothing to give back.
             return Ok(());
         };
-        match Arc::try_unwrap(lease) {
-            Ok(lease) => lease.release().await.map(drop).map_err(Error::from),
-            // A heartbeat is under way: it holds the lease a moment longer, and dropping the last share gives it back.
-            Err(shared) => {
-                drop(shared);
-                Ok(())
-            }
-        }
+        lease.give_back().await.map(drop).map_err(Error::from)
     }
 }
 

@@ -25,7 +25,10 @@ use openraft::{
     async_runtime::watch::WatchReceiver as _,
 };
 
-pub(crate) use self::{network::Receiver, types::Member};
+pub(crate) use self::{
+    network::{ReceiveError, Receiver},
+    types::Member,
+};
 use self::{
     log::Log,
     machine::Machine,

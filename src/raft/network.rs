@@ -15,8 +15,8 @@ use openraft::{
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
     network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2},
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
-        message::{TransferLeaderRequest, TransferLeaderResponse},
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -60,7 +60,7 @@ impl RaftNetworkFactory<Types> for Network {
     async fn new_client(&mut self, target: NodeId, node: &Member) -> Link {
         Link {
             transport: self.transport.clone(),
-            peer: Peer { addr: node.addr.clone(), node: Some(target) },
+            peer: Peer { address: node.addr.clone(), node: Some(target) },
         }
     }
 }

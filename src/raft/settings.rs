@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use openraft::{Config, SnapshotPolicy, config::ConfigError};
+use openraft::{Config, SnapshotPolicy, ConfigError};
 
 use crate::{config::Timing, limits::ENTRIES_PER_APPEND_MAX};
 

@@ -285,7 +285,7 @@ impl Stage {
 /// Why an address can't be listened on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum BindError {
+pub enum BindError {
     /// Somebody listens there already.
     #[error(
         "can't listen on {address}: somebody does already; stop that process, or choose another port (0 takes a free one)"

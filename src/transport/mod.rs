@@ -41,9 +41,9 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-pub use self::memory::InProcessNetwork;
+pub use self::{error::BindError, memory::InProcessNetwork};
 pub(crate) use self::{
-    error::{BindError, CallError, NotSent, Refusal, RejectCode, Unanswered, request_bytes_max},
+    error::{CallError, NotSent, Refusal, RejectCode, Unanswered, request_bytes_max},
     memory::InProcessTransport,
     tcp::{Settings, TcpTransport},
 };

@@ -35,7 +35,7 @@
 //! clusters, not malice: who can write to the log can pick a fresh id as well.
 //!
 //! The price: an acquire that took longer to reach the log than the memory reaches back
-//! ([`ENDED_IDS_MAX`](crate::limits::ENDED_IDS_MAX) endings) is refused although it was never seen. Nothing has
+//! ([`ENDED_IDS_MAX`] endings) is refused although it was never seen. Nothing has
 //! happened then; the requester picks a new id.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -268,7 +268,6 @@ fn table() -> Table {
         Command::Cancel { lease_id: id(6) },
     ];
     for (index, command) in log.into_iter().enumerate() {
-        // The request with index 3 has seen index 0, and the horizon is still there.
         let entry = Entry { wall_unix_ms: 1_700_000_000_000, command };
         let outcome = table.apply(index as u64 + 1, 1, &entry, &mut vec![]);
         assert!(!matches!(outcome, Outcome::Refused(_) | Outcome::TooOld { .. }), "{entry}: {outcome:?}");

@@ -67,7 +67,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
-    command::{Acquire, Command, Entry, Holder, Never, Single, TransferTo},
+    command::{Acquire, Command, Entry, Holder, Single, TransferTo},
     event::{EndReason, Event, LeftReason, Revocation},
     invariants::Violation,
     outcome::{Ending, HeldBy, Outcome, Refusal, SingleOutcome, Successor},

@@ -161,7 +161,7 @@ impl World {
         let command = match op {
             Op::Found(n) => Command::Found {
                 // Now and then so high that the tokens run out.
-                tokens_above: Token::new(if n % 8 == 0 { u64::MAX - u64::from(*n / 8 % 6) } else { 1 << 40 }),
+                tokens_above: Token::new(if n % 4 == 0 { u64::MAX - u64::from(*n / 4 % 6) } else { 1 << 40 }),
             },
             Op::Acquire { name: n, agent: a, wait, lag, sent } => {
                 let lease_id = LeaseId::from_bits((self.ids.len() as u128 + 1) << 100);
@@ -436,7 +436,7 @@ fn random_commands_reach_every_outcome_and_event() {
     let mut runner = TestRunner::deterministic();
     let strategy = (bounds(), prop::option::weighted(0.9, any::<u8>()), prop::collection::vec(op(), 1..120));
     let mut kinds = BTreeSet::new();
-    for _ in 0..150 {
+    for _ in 0..300 {
         let (bounds, founded, ops) = strategy.new_tree(&mut runner).unwrap().current();
         let mut world = World::new(bounds);
         founded.iter().for_each(|floor| world.run(&Op::Found(*floor)));

@@ -110,7 +110,6 @@ struct Slot {
 }
 
 impl Slot {
-    #[expect(clippy::cast_possible_truncation, reason = "the low half is what is meant")]
     fn new(at: u64, id: LeaseId) -> Self {
         let bits = id.to_bits();
         Self { at, id_high: (bits >> 64) as u64, id_low: bits as u64 }
@@ -123,7 +122,7 @@ impl Slot {
 
 /// The deadlines of one leader in one term: one per holder and waiter.
 ///
-/// Each call takes O(log n); each deadline about 120 bytes. A task drives it: sleep until
+/// Each call takes O(log n); each deadline about 134 bytes. A task drives it: sleep until
 /// [`next_wake`](Self::next_wake) (or until something began), then [`woke`](Self::woke), then
 /// [`due`](Self::due) and propose what it returns.
 #[derive(Debug)]

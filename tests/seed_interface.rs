@@ -256,7 +256,7 @@ async fn what_debug_prints() {
 #[test]
 fn a_foreign_error_passes_through() {
     fn io() -> Result<()> {
-        Err(std::io::Error::other("disk")).map_err(Error::provider)
+        std::fs::read("/no/such/file").map(|_| ()).map_err(Error::provider)
     }
     fn boxed() -> Result<()> {
         let parsed: Result<u8, Box<dyn std::error::Error + Send + Sync>> =
@@ -264,7 +264,7 @@ fn a_foreign_error_passes_through() {
         parsed?;
         Ok(())
     }
-    assert_eq!(io().unwrap_err().to_string(), "disk");
+    assert!(io().unwrap_err().to_string().starts_with("No such file"));
     assert_eq!(boxed().unwrap_err().to_string(), "invalid digit found in string");
     assert_eq!(Error::provider("held").to_string(), "held");
 }

@@ -175,8 +175,16 @@ enum Step {
     Arrive(usize),
     Confirm(usize),
     Answer(usize),
-    /// A renewal without any delay.
-    RenewAtOnce,
+    /// A renewal from end to end, with these delays in ms: to the leader, there, and back.
+    Renew {
+        delays: [u64; 3],
+        holder: i64,
+        leader: i64,
+    },
+    /// The acquire that was granted is applied a second time.
+    GrantAgain,
+    /// The last proposal to expire it has failed, or nobody knows.
+    Failed,
     Wake,
     Freeze,
     Thaw,
@@ -186,16 +194,20 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let index = || prop_oneof![Just(0usize), 0..4usize];
     let off = || prop_oneof![3 => Just(-100i64), 3 => Just(100i64), 1 => -100..=100i64];
     prop_oneof![
-        6 => (prop_oneof![1..50u64, 50..3_000u64], off(), off())
+        6 => (prop_oneof![4 => 1..100u64, 1 => 100..3_000u64], off(), off())
             .prop_map(|(ms, holder, leader)| Step::Pass { ms, holder, leader }),
-        4 => (off(), off()).prop_map(|(holder, leader)| Step::PassToDeadline { holder, leader }),
+        2 => (off(), off()).prop_map(|(holder, leader)| Step::PassToDeadline { holder, leader }),
         4 => Just(Step::Send),
-        4 => (0..8usize).prop_map(Step::Arrive),
-        4 => (0..8usize).prop_map(Step::Confirm),
-        4 => (0..8usize).prop_map(Step::Answer),
-        2 => Just(Step::RenewAtOnce),
+        4 => index().prop_map(Step::Arrive),
+        4 => index().prop_map(Step::Confirm),
+        4 => index().prop_map(Step::Answer),
+        4 => ([0..100u64, 0..100u64, 0..100u64], off(), off())
+            .prop_map(|(delays, holder, leader)| Step::Renew { delays, holder, leader }),
+        1 => Just(Step::GrantAgain),
+        1 => Just(Step::Failed),
         4 => Just(Step::Wake),
         1 => Just(Step::Freeze),
         1 => Just(Step::Thaw),
@@ -238,21 +250,29 @@ impl World {
         self.asked = self.deadlines.next_wake().unwrap_or(now);
     }
 
+    /// Any of the messages, most often one of the last.
+    fn message(&mut self, i: usize) -> Option<&mut Message> {
+        let len = self.messages.len();
+        self.messages.get_mut(len.checked_sub(1)? - i % len.max(1))
+    }
+
     fn arrive(&mut self, i: usize) {
         let now = self.leader.now();
-        if let Some(message) = self.messages.get_mut(i) {
+        if let Some(message) = self.message(i) {
             message.arrived.get_or_insert(now);
         }
     }
 
     fn confirm(&mut self, i: usize) {
-        if let Some(Message { arrived: Some(arrived), answer, .. }) = self.messages.get_mut(i) {
-            *answer = Some(self.deadlines.renew(&LEASE, *arrived));
+        let Some(&mut Message { arrived: Some(arrived), .. }) = self.message(i) else { return };
+        let answer = self.deadlines.renew(&LEASE, arrived);
+        if let Some(message) = self.message(i) {
+            message.answer = Some(answer);
         }
     }
 
     fn answer(&mut self, i: usize) {
-        let Some(&Message { sent, answer: Some(answer), .. }) = self.messages.get(i) else { return };
+        let Some(&mut Message { sent, answer: Some(answer), .. }) = self.message(i) else { return };
         let _ = match answer {
             Renewal::Extended => self.session.renewed(sent, self.holder.now()).is_ok(),
             Renewal::Gone => self.session.end(LossReason::ExpiredInContact),
@@ -277,13 +297,22 @@ impl World {
             Step::Arrive(i) => self.arrive(i),
             Step::Confirm(i) => self.confirm(i),
             Step::Answer(i) => self.answer(i),
-            Step::RenewAtOnce => {
+            Step::Renew { delays, holder, leader } => {
                 self.step(Step::Send);
-                let i = self.messages.len() - 1;
-                self.arrive(i);
-                self.confirm(i);
-                self.answer(i);
+                self.pass(delays[0], holder, leader);
+                self.arrive(0);
+                self.pass(delays[1], holder, leader);
+                self.confirm(0);
+                self.pass(delays[2], holder, leader);
+                self.answer(0);
             }
+            Step::GrantAgain => {
+                // Applied again after it has ended, it is refused by the table: its lease id is dead.
+                if self.deadlines.len() > 0 {
+                    self.deadlines.began(LEASE, Some(Token::new(1)), self.ttl, self.leader.now());
+                }
+            }
+            Step::Failed => self.deadlines.proposal_failed(&[LEASE], self.leader.now()),
             Step::Wake => self.wake(),
             Step::Freeze => self.deadlines.freeze(self.leader.now()),
             Step::Thaw => self.deadlines.thaw(self.leader.now()),

@@ -172,6 +172,15 @@ async fn a_loss_in_suspend_is_told_soon_after() {
     assert!(tokio_now() - woke <= LOOK_AT_LEAST_EVERY + Duration::from_millis(1));
 }
 
+/// `check` found the deadline passed, and waited for the lock while another thread took a newer reading.
+#[test]
+fn a_reading_that_waited_for_the_lock_accuses_no_clock() {
+    let (clock, held) = held();
+    clock.set(at(5_000));
+    assert!(held.remaining() > Duration::ZERO);
+    assert_eq!(held.decide(at(1_000), at(4_000)), Ok(()));
+}
+
 /// Threads that overtake each other between reading and publishing accuse no clock.
 #[test]
 fn many_threads_on_a_true_clock() {

@@ -1,0 +1,150 @@
+//! openraft held to our storage and our settings.
+
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+
+use openraft::{
+    StorageError,
+    testing::log::{StoreBuilder, Suite},
+};
+
+use super::{Consensus, Member, log::Log, machine::Machine, settings, types::Types};
+use crate::{
+    AgentName, Timing,
+    id::NodeId,
+    replica::Replica,
+    runtime::watch,
+    storage::{DataDir, DiskJournal, Journal, MemoryJournal, Options, Recovered},
+    table::{Command, Entry, Outcome},
+    token::Token,
+    transport::{Identity, InProcessNetwork, Role, Transport},
+};
+
+fn parts(journal: Arc<dyn Journal>, recovered: Recovered) -> (Log, Machine) {
+    let log = Log::new(journal.clone(), recovered).unwrap();
+    (log, Machine::new(journal, Replica::new()))
+}
+
+struct InMemory;
+
+impl StoreBuilder<Types, Log, Machine> for InMemory {
+    async fn build(&self) -> Result<((), Log, Machine), StorageError<Types>> {
+        let (log, machine) = parts(Arc::new(MemoryJournal::new()), Recovered::default());
+        Ok(((), log, machine))
+    }
+}
+
+struct OnDisk;
+
+impl StoreBuilder<Types, Log, Machine, tempfile::TempDir> for OnDisk {
+    async fn build(&self) -> Result<(tempfile::TempDir, Log, Machine), StorageError<Types>> {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Arc::new(DataDir::open(folder.path()).unwrap());
+        directory.load_or_create(NodeId::from_bits(1), &AgentName::new("a").unwrap()).unwrap();
+        let (journal, recovered) = DiskJournal::open(&directory, &Options::default()).unwrap();
+        let (log, machine) = parts(Arc::new(journal), recovered);
+        Ok((folder, log, machine))
+    }
+}
+
+#[tokio::test]
+async fn openrafts_own_suite_in_memory() {
+    Suite::test_all(InMemory).await.unwrap();
+}
+
+#[tokio::test]
+async fn openrafts_own_suite_on_disk() {
+    Suite::test_all(OnDisk).await.unwrap();
+}
+
+#[test]
+fn the_settings_that_are_safety() {
+    for timing in [Timing::default(), Timing::fast_lan(), Timing::wan()] {
+        let config = settings::of(&timing).unwrap();
+        assert_eq!(config.enable_leader_restore, Some(false));
+        assert_eq!(config.enable_pre_vote, Some(true));
+        let election_max = u64::try_from(timing.election_timeout_max.as_millis()).unwrap();
+        assert!(config.quorum_loss_probe_interval.is_some_and(|ms| ms >= 2 * election_max));
+        assert_eq!(config.allow_log_reversion, None, "a log never goes back");
+    }
+}
+
+/// A cluster of one, on a network of its own.
+async fn alone(journal: Arc<dyn Journal>, recovered: Recovered) -> (Consensus, Arc<Replica>) {
+    let identity = Identity {
+        cluster: None,
+        node: Some(NodeId::from_bits(1)),
+        role: Role::Member,
+        agent: AgentName::new("a").unwrap(),
+    };
+    let network = InProcessNetwork::new(1);
+    let transport: Arc<dyn Transport> = Arc::new(network.bind("a:1", watch::channel(identity).1).unwrap());
+    let replica = Replica::new();
+    let timing = Timing::fast_lan();
+    let built =
+        Consensus::build(NodeId::from_bits(1), &timing, transport, journal, recovered, replica.clone()).await;
+    let (consensus, _) = built.unwrap();
+    consensus.run();
+    (consensus, replica)
+}
+
+async fn until_leading(consensus: &Consensus) -> u64 {
+    let mut watch = consensus.watch();
+    let leading = async {
+        while !watch.now().leading {
+            watch.changed().await.unwrap();
+        }
+        watch.now().term
+    };
+    within_10_s(leading).await
+}
+
+async fn within_10_s<T>(future: impl Future<Output = T>) -> T {
+    crate::runtime::timeout(Duration::from_secs(10), future).await.expect("it takes longer than 10 s")
+}
+
+fn found(tokens_above: u64) -> Entry {
+    Entry { wall_unix_ms: 0, command: Command::Found { tokens_above: Token::new(tokens_above) } }
+}
+
+/// openraft's default would go on in the old term, with log ids that may have been used before.
+#[tokio::test]
+async fn a_restarted_leader_stands_for_election() {
+    let journal = MemoryJournal::new();
+    let second = {
+        let journal: Arc<MemoryJournal> = Arc::new(journal);
+        let (consensus, _) = alone(journal.clone(), Recovered::default()).await;
+        let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned() };
+        assert!(consensus.found(BTreeMap::from([(NodeId::from_bits(1), member)])).await.unwrap());
+        let term = until_leading(&consensus).await;
+        assert_eq!(consensus.propose(found(7)).await, Ok(Outcome::Founded));
+        consensus.shutdown().await;
+        (journal.restart(), term)
+    };
+    let ((journal, recovered), first_term) = second;
+    assert!(recovered.vote.is_some());
+    let (consensus, replica) = alone(Arc::new(journal), recovered).await;
+    let term = until_leading(&consensus).await;
+    assert!(term > first_term, "it went on in term {term}");
+    // What was acknowledged is there again (L9), and a second founding changes nothing.
+    assert_eq!(within_10_s(consensus.propose(found(9))).await, Ok(Outcome::AlreadyFounded));
+    assert_eq!(replica.read().table().last_token(), Some(Token::new(7)));
+    consensus.shutdown().await;
+}
+
+/// The term binds a proposal: `Expire` is never taken by a later leadership.
+#[tokio::test]
+async fn a_proposal_for_another_term_changes_nothing() {
+    let (consensus, replica) = alone(Arc::new(MemoryJournal::new()), Recovered::default()).await;
+    let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned() };
+    consensus.found(BTreeMap::from([(NodeId::from_bits(1), member)])).await.unwrap();
+    let term = until_leading(&consensus).await;
+    for other in [term - 1, term + 1] {
+        let refused = consensus.propose_in(other, found(7)).await;
+        assert!(matches!(refused, Err(super::ConsensusError::NotLeader { .. })), "{refused:?}");
+    }
+    assert!(!replica.read().table().is_founded());
+    assert_eq!(consensus.propose_in(term, found(7)).await, Ok(Outcome::Founded));
+    let confirmed = consensus.confirm().await.unwrap();
+    assert_eq!(confirmed.term, term);
+    consensus.shutdown().await;
+}

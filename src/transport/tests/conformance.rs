@@ -42,6 +42,7 @@ on_every_network! {
     a_handler_ends_with_its_callers_time
     nobody_is_answered_before_serving
     a_cluster_that_becomes_known_is_told_to_peers
+    a_server_that_turns_out_to_be_of_another_cluster_begins_nothing
 }
 
 async fn a_call_is_answered_and_both_know_each_other(world: &dyn World) {
@@ -413,4 +414,27 @@ async fn a_cluster_that_becomes_known_is_told_to_peers(world: &dyn World) {
     // What was under way on the old connection is answered all the same.
     let (slow, ()) = within(async { tokio::join!(slow, founding) }).await;
     assert_eq!(slow.unwrap(), "slow");
+}
+
+async fn a_server_that_turns_out_to_be_of_another_cluster_begins_nothing(world: &dyn World) {
+    let script = Script::new();
+    let theirs = watch::Sender::new(member("server", 1, 0));
+    let server = world.bind(None, theirs.subscribe()).await.unwrap();
+    server.serve(script.clone());
+    let caller = world.caller(fixed(member("caller", 9, 5)));
+    echo(&*caller, &to(&*server)).await.unwrap();
+    theirs.send_modify(|identity| identity.cluster = Some(ClusterId::from_bits(6)));
+    // Over TCP the first one finds out on the old connection, and so can't know that it was not begun.
+    within(async {
+        loop {
+            match echo(&*caller, &to(&*server)).await {
+                Err(CallError::NotSent { reason: NotSent::Rejected { code, .. }, .. }) => {
+                    return assert_eq!(code, RejectCode::Cluster);
+                }
+                other => drop(other.unwrap_err()),
+            }
+        }
+    })
+    .await;
+    assert_eq!(script.begun(), 1);
 }

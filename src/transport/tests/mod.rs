@@ -12,7 +12,7 @@ use std::sync::{
 
 use tokio::sync::{Semaphore, watch};
 
-use super::{tcp::Settings, *};
+use super::*;
 
 /// What the tests' handler is asked for.
 const ECHO: Method = Method(0);

@@ -257,6 +257,9 @@ impl End {
 
     /// The handler, once there is one.
     async fn handler(&self) -> Result<Arc<dyn Handler>, NotSent> {
+        if let Some(handler) = &*self.handler.borrow() {
+            return Ok(Arc::clone(handler));
+        }
         let mut handlers = self.handler.subscribe();
         let served =
             async { handlers.wait_for(Option::is_some).await.ok().and_then(|handler| handler.clone()) };
@@ -347,7 +350,7 @@ impl InProcessTransport {
             return Err(NotSent::WrongNode { expected, found: pipe.host });
         }
         stage.queueing();
-        let slot = Arc::clone(&pipe.flight).acquire_many_owned(pipe::units(payload.len())).await;
+        let slot = pipe::room(&pipe.flight, pipe::units(payload.len())).await;
         let slot = slot.map_err(|_| NotSent::ShutDown)?;
         // The wait as it is on the wire, in whole milliseconds.
         let within = Frame::request(method, 0, within, Bytes::new()).within();

@@ -10,8 +10,8 @@
 //!   for the first time before that of the next. They *run* side by side, and answers come in any order, so that a slow
 //!   request holds up no fast one.
 //! - Nobody is talked to before both sides have named themselves: protocol version, cluster, node, role (see
-//!   [`handshake`]). A call that means a certain node is never delivered to another one, and none is delivered on a
-//!   connection whose handshake was made under another cluster id than the present one.
+//!   [`handshake`]). A call that means a certain node is never delivered to another one. A cluster id that becomes known
+//!   later counts too: the caller greets anew before its next call, and a request of another cluster is never begun.
 //! - Lanes are connections apart: what is slow or large on one delays nothing on another.
 //!
 //! # Bounds

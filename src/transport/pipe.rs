@@ -6,7 +6,7 @@ use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
 use bytes::{BufMut as _, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc},
 };
 
 use super::{
@@ -28,6 +28,18 @@ pub(super) fn flight() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX))
 }
 
+/// Takes so many units of room, waiting for them if need be; first come, first served.
+///
+/// Where there is room it doesn't wait at all, not even for the scheduler's sake: a call that is polled first, is sent
+/// first.
+pub(super) async fn room(of: &Arc<Semaphore>, units: u32) -> Result<OwnedSemaphorePermit, Closed> {
+    match Arc::clone(of).try_acquire_many_owned(units) {
+        Ok(room) => Ok(room),
+        Err(TryAcquireError::Closed) => Err(Closed),
+        Err(TryAcquireError::NoPermits) => Arc::clone(of).acquire_many_owned(units).await.map_err(|_| Closed),
+    }
+}
+
 /// A frame on its way to the socket, and the room that it takes up until it is there.
 pub(super) struct Outgoing {
     frame: Frame,
@@ -41,7 +53,7 @@ pub(super) struct Outbox {
     room: Arc<Semaphore>,
 }
 
-/// The connection's writer has ended; the frame was not queued.
+/// The connection has ended; nothing was queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Closed;
 
@@ -55,8 +67,8 @@ impl Outbox {
 
     /// Queues a frame, when there is room. Dropped while it waits, it has queued nothing.
     pub(super) async fn push(&self, frame: Frame) -> Result<(), Closed> {
-        let room = Arc::clone(&self.room).acquire_many_owned(units(frame.payload.len())).await;
-        let outgoing = Outgoing { frame, _room: room.map_err(|_| Closed)? };
+        let room = room(&self.room, units(frame.payload.len())).await?;
+        let outgoing = Outgoing { frame, _room: room };
         self.queue.try_send(outgoing).map_err(|_| Closed)
     }
 

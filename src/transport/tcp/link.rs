@@ -151,7 +151,7 @@ impl Connection {
 
     /// Asks and waits for the answer; `None` when the connection was lost before anything was sent.
     async fn ask(&self, method: Method, payload: Bytes, within: Duration, stage: &Stage) -> Option<Reply> {
-        let _slot = self.flight.acquire_many(pipe::units(payload.len())).await.ok()?;
+        let _slot = pipe::room(&self.flight, pipe::units(payload.len())).await.ok()?;
         let (registered, answer) = self.calls.register()?;
         let request = Frame::request(method, registered.id, within, payload);
         if self.outbox.push(request).await == Err(Closed) {

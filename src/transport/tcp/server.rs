@@ -172,6 +172,14 @@ impl Desk {
             };
             // A full outbox holds up the reading, and so, by and by, the sender.
             let went_on = match frame.kind {
+                Kind::Request if self.is_of_another_cluster() => {
+                    tracing::warn!(
+                        remote = self.caller.remote,
+                        "a caller turned out to be of another cluster"
+                    );
+                    return "the caller is of another cluster, which was not known when it connected"
+                        .to_owned();
+                }
                 Kind::Request => self.begin(frame, &flight).await,
                 Kind::Ping => self.outbox.push(Frame::plain(Kind::Pong, frame.call, Bytes::new())).await,
                 Kind::Pong => Ok(()),
@@ -184,6 +192,12 @@ impl Desk {
                 return "its writer ended".to_owned();
             }
         }
+    }
+
+    /// At the handshake this side may not have known its cluster yet.
+    fn is_of_another_cluster(&self) -> bool {
+        let ours = self.shared.identity.borrow().cluster;
+        matches!((ours, self.caller.cluster), (Some(ours), Some(theirs)) if ours != theirs)
     }
 
     /// Begins a request; what isn't answered at once goes on in a task of its own.

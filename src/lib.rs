@@ -6,6 +6,7 @@ mod id;
 pub mod limits;
 mod name;
 mod runtime;
+mod storage;
 mod time;
 mod token;
 
@@ -14,6 +15,7 @@ pub use crate::{
     codec::CodecError,
     id::{ClusterId, IdError, LeaseId, NodeId},
     name::{AgentName, Name, NameError},
+    storage::StorageError,
     time::{Drift, Moment},
     token::Token,
 };

@@ -45,6 +45,13 @@ pub const CONNECTIONS_MAX: usize = 1_024;
 pub const WATCH_BACKLOG_MAX: usize = 4_096;
 /// The most writes that wait for the storage thread.
 pub const STORAGE_QUEUE_MAX: usize = 4_096;
+/// The largest value in the log's tree, in bytes. A page of sled's holds some 26 of them and must stay under 128 KiB.
+pub const RECORD_BYTES_MAX: usize = 4 * 1024;
+/// The most bytes that are handed to sled between two syncs. sled writes each about five times; the sum must stay
+/// under one of its segments (512 KiB), or it reuses space whose replacement is not on the device yet.
+pub const UNSYNCED_BYTES_MAX: usize = 64 * 1024;
+/// How many keys a purge removes between two groups of writes.
+pub const PURGE_KEYS_MAX: usize = 64;
 /// The largest number of founders.
 pub const FOUNDERS_MAX: usize = 9;
 
@@ -57,4 +64,7 @@ const _: () = {
     assert!(EXPIRE_MAX * 27 + 64 < ENTRY_BYTES_MAX);
     assert!(FRAME_BYTES_MAX < DECODED_BYTES_MAX);
     assert!(WAITERS_PER_NAME_MAX <= LEASES_MAX);
+    // 16 values to a page before it splits, 10 more until it is written anew.
+    assert!(26 * (RECORD_BYTES_MAX + 64) < 128 * 1024);
+    assert!(ENTRY_BYTES_MAX < UNSYNCED_BYTES_MAX && PURGE_KEYS_MAX * 1_024 <= UNSYNCED_BYTES_MAX);
 };

@@ -89,7 +89,8 @@ impl Writer {
             let first = match queue.try_recv() {
                 Ok(op) => Some(op),
                 Err(TryRecvError::Empty) if self.has_purged_keys() => {
-                    self.group(|writer| writer.remove_purged().and_then(|()| writer.settle()));
+                    // A failure is remembered; there is nobody to tell yet.
+                    let _ = self.group(|writer| writer.remove_purged().and_then(|()| writer.settle()));
                     continue;
                 }
                 Err(TryRecvError::Empty) => queue.blocking_recv(),

@@ -7,6 +7,9 @@ pub mod limits;
 mod name;
 mod runtime;
 mod storage;
+#[cfg(feature = "test-support")]
+#[doc(hidden)]
+pub mod test_support;
 mod time;
 mod token;
 

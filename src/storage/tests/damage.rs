@@ -3,7 +3,10 @@
 use std::fs;
 
 use super::*;
-use crate::{AgentName, ClusterId, NodeId, storage::{DataDir, Identity}};
+use crate::{
+    AgentName, ClusterId, NodeId,
+    storage::{DataDir, Identity},
+};
 
 /// A directory with a log, a vote and a snapshot, and what it holds.
 async fn full() -> (tempfile::TempDir, Recovered) {
@@ -68,7 +71,11 @@ async fn an_identity_without_its_log_is_refused() {
     for part in ["log", "log/db", "log/conf", "log/acknowledged"] {
         let (folder, _) = full().await;
         let path = folder.path().join(part);
-        if path.is_dir() { fs::remove_dir_all(&path).unwrap() } else { fs::remove_file(&path).unwrap() }
+        if path.is_dir() {
+            fs::remove_dir_all(&path).unwrap()
+        } else {
+            fs::remove_file(&path).unwrap()
+        }
         let error = open(folder.path()).map(|_| ()).unwrap_err();
         assert!(matches!(error, StorageError::Missing { .. }), "{part}: {error}");
         assert!(error.to_string().contains(part), "{error}");

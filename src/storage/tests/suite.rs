@@ -322,8 +322,12 @@ async fn random_calls_against_a_naive_twin(mut subject: Subject) {
         let end = twin.entries.last().map_or(begin, |(index, _)| index + 1);
         match random(20) {
             0..=11 => {
-                let sizes: Vec<_> = (0..random(12)).map(|_| [10, 60, 700, 5_000][random(4) as usize]).collect();
-                let new = sizes.iter().zip(end..).map(|(size, index)| (index, Bytes::from(vec![step as u8; *size])));
+                let sizes: Vec<_> =
+                    (0..random(12)).map(|_| [10, 60, 700, 5_000][random(4) as usize]).collect();
+                let new = sizes
+                    .iter()
+                    .zip(end..)
+                    .map(|(size, index)| (index, Bytes::from(vec![step as u8; *size])));
                 let new: Vec<_> = new.collect();
                 twin.entries.extend(new.iter().cloned());
                 append(&*journal, new).await.unwrap();

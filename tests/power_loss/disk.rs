@@ -18,7 +18,7 @@ const SECTOR: usize = 4096;
 
 /// What becomes of changes that were not synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loss {
+pub(crate) enum Loss {
     /// All are lost.
     All,
     /// Each sector, size and name is lost or not, by chance.
@@ -46,7 +46,7 @@ enum Node {
 }
 
 /// The disk below one folder.
-pub struct Disk {
+pub(crate) struct Disk {
     nodes: Vec<Node>,
     /// Which node an inode number is at the moment: the numbers are used again.
     inodes: HashMap<u64, usize>,
@@ -54,7 +54,7 @@ pub struct Disk {
 
 impl Disk {
     /// All that is below `root` now, taken to be synced. Node 0 is the root.
-    pub fn scan(root: &Path) -> Self {
+    pub(crate) fn scan(root: &Path) -> Self {
         let mut disk = Self { nodes: vec![], inodes: HashMap::new() };
         disk.scan_node(root);
         disk
@@ -78,18 +78,17 @@ impl Disk {
         id
     }
 
-    /// Replays the trace that the shim wrote. Returns how many operations there were.
-    pub fn replay(&mut self, trace: &[u8]) -> usize {
+    /// Replays the trace that the shim wrote.
+    pub(crate) fn replay(&mut self, trace: &[u8]) {
         const HEAD: usize = 33;
         let number = |at: usize| u64::from_le_bytes(trace[at..at + 8].try_into().unwrap());
-        let (mut at, mut operations) = (0, 0);
+        let mut at = 0;
         while at + HEAD <= trace.len() {
             let (op, inode, a, len) = (trace[at], number(at + 1), number(at + 9), number(at + 17) as usize);
             at += HEAD;
             // The process may have been killed while it wrote the last one.
             let Some(data) = trace.get(at..at + len) else { break };
             at += len;
-            operations += 1;
             let text = || String::from_utf8(data.to_vec()).unwrap();
             match op {
                 1 | 7 => {
@@ -112,10 +111,11 @@ impl Disk {
                     self.names(a).push(NameChange::Rename(name(from), name(&to[1..]), id));
                 }
                 6 => self.names(a).push(NameChange::Unlink(text())),
+                // What a failed sync should have written is gone for good, whatever is synced later.
+                8 => self.forget(inode),
                 _ => panic!("operation {op} in the trace"),
             }
         }
-        operations
     }
 
     fn names(&mut self, inode: u64) -> &mut Vec<NameChange> {
@@ -143,8 +143,15 @@ impl Disk {
         }
     }
 
+    fn forget(&mut self, inode: u64) {
+        match &mut self.nodes[self.inodes[&inode]] {
+            Node::File { changes, .. } => changes.clear(),
+            Node::Folder { changes, .. } => changes.clear(),
+        }
+    }
+
     /// Writes what is left after a cut into this empty folder.
-    pub fn cut(&self, loss: Loss, random: &mut Random, into: &Path) {
+    pub(crate) fn cut(&self, loss: Loss, random: &mut Random, into: &Path) {
         self.write(0, loss, random, into);
     }
 

@@ -8,7 +8,12 @@
 //!
 //! With the `fdatasync` taken out the same test must find a loss: a checker that can't is no evidence.
 
+//!
+//! A disk that fails, or is full, is the same question: one operation fails, those after it succeed again, and
+//! nothing may be acknowledged from then on, whatever the later ones say.
+
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a test")]
 
 mod disk;
 
@@ -17,7 +22,6 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -30,7 +34,7 @@ const CALLS: u64 = 400;
 const CHILD: &str = "LEASEHOLD_POWER_LOSS_CHILD";
 
 /// A small generator: the same seed, the same run.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     fn new(seed: u64) -> Self {
@@ -137,32 +141,44 @@ fn child() {
     let fdatasync = std::env::var("POWER_FDATASYNC").unwrap() == "true";
     let tell = |number: u64| writeln!(std::io::stdout(), "acknowledged {number}").unwrap();
     let run = async {
-        let (store, found) = Store::open(Path::new(&path), fdatasync).unwrap();
-        let store = Arc::new(store);
+        let (store, found) = match Store::open(Path::new(&path), fdatasync) {
+            Ok(opened) => opened,
+            Err(error) => return println!("not opened: {error}"),
+        };
         let mut twin = Twin::new(found, seed);
+        let mut failed = false;
         for _ in 0..CALLS {
             let call = twin.call();
             let number = twin.number;
-            match call {
+            let outcome = match call {
                 // Not awaited: appends are in flight while other calls are made.
                 Call::Append(entries) => {
                     let done = move |outcome: std::io::Result<()>| {
-                        outcome.unwrap();
-                        tell(number);
+                        if outcome.is_ok() {
+                            tell(number);
+                        }
                     };
-                    store.append(entries, done).await.unwrap();
+                    store.append(entries, done).await
                 }
-                Call::Committed(committed) => store.save_committed(committed).await.unwrap(),
-                Call::Vote(vote) => store.save_vote(vote).await.map(|()| tell(number)).unwrap(),
-                Call::TruncateAfter(last) => store.truncate_after(last).await.map(|()| tell(number)).unwrap(),
-                Call::Purge(upto, mark) => store.purge(upto, mark).await.map(|()| tell(number)).unwrap(),
-                Call::Snapshot(meta, data) => {
-                    store.save_snapshot(meta, data).await.map(|()| tell(number)).unwrap();
-                }
-            }
+                Call::Committed(committed) => store.save_committed(committed).await,
+                Call::Vote(vote) => store.save_vote(vote).await.map(|()| tell(number)),
+                Call::TruncateAfter(last) => store.truncate_after(last).await.map(|()| tell(number)),
+                Call::Purge(upto, mark) => store.purge(upto, mark).await.map(|()| tell(number)),
+                Call::Snapshot(meta, data) => store.save_snapshot(meta, data).await.map(|()| tell(number)),
+            };
+            // The first error is final.
+            assert!(outcome.is_err() || !failed, "call {number} succeeded after a failure");
+            assert!(outcome.is_ok() || store.failed().is_some(), "{outcome:?}, and the store goes on");
+            failed |= outcome.is_err();
         }
-        store.close().await.unwrap();
-        tell(CALLS);
+        let failed_before = store.failed().is_some();
+        match store.close().await {
+            Ok(()) => {
+                assert!(!failed_before, "a failed store was closed as if it were well");
+                tell(CALLS);
+            }
+            Err(error) => println!("failed: {error}"),
+        }
     };
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run);
 }
@@ -175,6 +191,52 @@ impl Drop for Killed {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// What happens to one child.
+#[derive(Debug)]
+struct Plan {
+    /// The seed of its calls.
+    calls: u64,
+    /// The operation before which the power goes; 0 for after the last one.
+    cut: u64,
+    /// The operation that fails; 0 for none.
+    fail: u64,
+    errno: i32,
+    loss: Loss,
+    fdatasync: bool,
+}
+
+impl Plan {
+    fn at_random(mode: Mode, random: &mut Random) -> Self {
+        let calls = random.next();
+        // All calls take about 500 operations. Often early, to hit the creation and the recovery; now and then
+        // after the last one.
+        let at = match random.below(10) {
+            0..=2 => 1 + random.below(60),
+            3..=8 => 1 + random.below(450),
+            _ => 1 + random.below(900),
+        };
+        let (cut, fail) = if mode == Mode::FailingDisk { (0, at) } else { (at, 0) };
+        let errno = if random.coin() { libc_errno::EIO } else { libc_errno::ENOSPC };
+        let loss = [Loss::All, Loss::All, Loss::All, Loss::Half, Loss::Half, Loss::Half, Loss::None]
+            [random.below(7) as usize];
+        Self { calls, cut, fail, errno, loss, fdatasync: mode != Mode::NoFdatasync }
+    }
+}
+
+/// On Linux.
+mod libc_errno {
+    pub(crate) const EIO: i32 = 5;
+    pub(crate) const ENOSPC: i32 = 28;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    PowerCut,
+    /// The bug, brought back.
+    NoFdatasync,
+    FailingDisk,
 }
 
 /// Where it all happens: a folder that is removed at the end, with the shim in it.
@@ -208,19 +270,21 @@ impl Rig {
         }
     }
 
-    /// Runs a child on `data` until the `cut`-th operation. Returns the disk and the last acknowledged call.
-    fn run(&self, data: &Path, seed: u64, cut: u64, fdatasync: bool) -> (Disk, u64) {
+    /// Runs a child on `data` as the plan says. Returns the disk, and the last acknowledged call.
+    fn run(&self, data: &Path, plan: &Plan) -> (Disk, u64) {
         let trace = self.folder.path().join("trace");
         let _ = fs::remove_file(&trace);
         let mut disk = Disk::scan(data);
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["child", "--exact", "--nocapture", "--test-threads=1"])
             .env(CHILD, data)
-            .env("POWER_SEED", seed.to_string())
-            .env("POWER_FDATASYNC", fdatasync.to_string())
+            .env("POWER_SEED", plan.calls.to_string())
+            .env("POWER_FDATASYNC", plan.fdatasync.to_string())
             .env("POWER_ROOT", data)
             .env("POWER_TRACE", &trace)
-            .env("POWER_CUT", cut.to_string())
+            .env("POWER_CUT", plan.cut.to_string())
+            .env("POWER_FAIL", plan.fail.to_string())
+            .env("POWER_ERRNO", plan.errno.to_string())
             .env("LD_PRELOAD", &self.shim)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -292,39 +356,35 @@ fn check(before: &Found, seed: u64, acknowledged: u64, found: &Found) -> Result<
 /// What a series of cuts saw.
 #[derive(Debug, Default)]
 struct Seen {
-    cuts: usize,
+    rounds: usize,
     acknowledged: u64,
+    /// Before the first call was acknowledged.
     in_recovery: usize,
+    /// After the last one was.
+    to_the_end: usize,
 }
 
-/// Cuts the power of one directory again and again.
-fn cuts(rig: &Rig, seed: u64, times: usize, fdatasync: bool, seen: &mut Seen) -> Result<(), String> {
+/// Cuts the power of one directory, or fails its disk, again and again.
+fn rounds(rig: &Rig, seed: u64, times: usize, mode: Mode, seen: &mut Seen) -> Result<(), String> {
     let mut random = Random::new(seed);
-    let mut data = rig.folder.path().join(format!("data-{seed}-0"));
+    let mut data = rig.folder.path().join(format!("{mode:?}-{seed}-0"));
     let copy = rig.folder.path().join("copy");
     fs::create_dir(&data).unwrap();
     let mut before = Found::default();
     for round in 1..=times {
-        let calls = random.next();
-        // Often early, to hit the creation and the recovery.
-        let cut = match random.below(5) {
-            0 => 1 + random.below(60),
-            1..=3 => 1 + random.below(700),
-            _ => 1 + random.below(4_000),
-        };
-        let loss = [Loss::All, Loss::All, Loss::All, Loss::Half, Loss::Half, Loss::Half, Loss::None]
-            [random.below(7) as usize];
-        let (disk, acknowledged) = rig.run(&data, calls, cut, fdatasync);
+        let plan = Plan::at_random(mode, &mut random);
+        let (disk, acknowledged) = rig.run(&data, &plan);
         fs::remove_dir_all(&data).unwrap();
-        data = rig.folder.path().join(format!("data-{seed}-{round}"));
-        disk.cut(loss, &mut random, &data);
-        let context = format!("seed {seed}, cut {round} at operation {cut}, loss {loss:?}");
+        data = rig.folder.path().join(format!("{mode:?}-{seed}-{round}"));
+        disk.cut(plan.loss, &mut random, &data);
+        let context = |error| format!("seed {seed}, round {round}, {plan:?}: {error}");
         let _ = fs::remove_dir_all(&copy);
-        let found = look(&data, &copy).map_err(|error| format!("{context}: {error}"))?;
-        check(&before, calls, acknowledged, &found).map_err(|error| format!("{context}: {error}"))?;
-        seen.cuts += 1;
+        let found = look(&data, &copy).map_err(context)?;
+        check(&before, plan.calls, acknowledged, &found).map_err(context)?;
+        seen.rounds += 1;
         seen.acknowledged += acknowledged;
         seen.in_recovery += usize::from(acknowledged == 0);
+        seen.to_the_end += usize::from(acknowledged == CALLS);
         before = found;
     }
     fs::remove_dir_all(&data).unwrap();
@@ -335,23 +395,24 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+const ROUNDS_PER_DIRECTORY: usize = 10;
+
 /// `LEASEHOLD_POWER_CUTS` and `LEASEHOLD_POWER_SEED` choose how many, and which.
 #[test]
 fn nothing_that_was_acknowledged_is_lost() {
-    const CUTS_PER_DIRECTORY: usize = 10;
     let Some(rig) = Rig::new() else { return };
-    let directories = number("LEASEHOLD_POWER_CUTS", 60).div_ceil(CUTS_PER_DIRECTORY as u64);
+    let directories = number("LEASEHOLD_POWER_CUTS", 60).div_ceil(ROUNDS_PER_DIRECTORY as u64);
     let first = number("LEASEHOLD_POWER_SEED", 1);
     let mut seen = Seen::default();
     for seed in first..first + directories {
-        if let Err(loss) = cuts(&rig, seed, CUTS_PER_DIRECTORY, true, &mut seen) {
+        if let Err(loss) = rounds(&rig, seed, ROUNDS_PER_DIRECTORY, Mode::PowerCut, &mut seen) {
             panic!("{loss}");
         }
     }
     println!("{seen:?}");
     // Otherwise it has shown little.
-    assert!(seen.cuts >= 50 || directories < 5, "{seen:?}");
-    assert!(seen.acknowledged as usize > 10 * seen.cuts && seen.in_recovery > 0, "{seen:?}");
+    assert!(seen.rounds >= 50 || directories < 5, "{seen:?}");
+    assert!(seen.acknowledged as usize > 10 * seen.rounds && seen.in_recovery > 0, "{seen:?}");
 }
 
 /// The checker sees a loss when there is one.
@@ -360,7 +421,21 @@ fn without_the_fdatasync_something_is_lost() {
     const SERIES: u64 = 10;
     let Some(rig) = Rig::new() else { return };
     let mut seen = Seen::default();
-    let found = (1..=SERIES).find_map(|seed| cuts(&rig, seed, 4, false, &mut seen).err());
+    let found = (1..=SERIES).find_map(|seed| rounds(&rig, seed, 4, Mode::NoFdatasync, &mut seen).err());
     println!("{seen:?}, then: {found:?}");
-    assert!(found.is_some(), "{} cuts without fdatasync, and no loss was seen", seen.cuts);
+    assert!(found.is_some(), "{} cuts without fdatasync, and no loss was seen", seen.rounds);
+}
+
+#[test]
+fn after_a_failed_operation_nothing_is_acknowledged() {
+    let Some(rig) = Rig::new() else { return };
+    let mut seen = Seen::default();
+    for seed in 1..=number("LEASEHOLD_POWER_FAILURES", 30).div_ceil(ROUNDS_PER_DIRECTORY as u64) {
+        if let Err(loss) = rounds(&rig, seed, ROUNDS_PER_DIRECTORY, Mode::FailingDisk, &mut seen) {
+            panic!("{loss}");
+        }
+    }
+    println!("{seen:?}");
+    // Most failures came before the end, and most of those after the opening.
+    assert!(seen.to_the_end * 2 < seen.rounds && seen.in_recovery * 2 < seen.rounds, "{seen:?}");
 }

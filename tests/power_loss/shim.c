@@ -1,7 +1,8 @@
 /* Preloaded into a process that writes below the folder POWER_ROOT: writes down, in the file POWER_TRACE, every
  * operation that changes something there, in the order in which they happen, and every sync. The test rebuilds from
  * that what a disk may hold after its power was cut. Before the operation with the number POWER_CUT the process is
- * killed.
+ * killed. The operation with the number POWER_FAIL fails with the error POWER_ERRNO, that one alone: the next sync
+ * succeeds, as it does on Linux after the system has dropped what it could not write.
  *
  * The operations go straight to the kernel, but for the syncs, which do nothing: nobody reads the real files after
  * the cut. `sync_file_range` is not written down: it promises nothing about size or the device's cache. */
@@ -22,20 +23,25 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { CREATE = 1, WRITE, TRUNCATE, SYNC, RENAME, UNLINK, MKDIR };
+enum { CREATE = 1, WRITE, TRUNCATE, SYNC, RENAME, UNLINK, MKDIR, SYNC_FAILED };
 
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 static char root[PATH_MAX];
 static size_t root_len;
 static int trace = -1;
-static long cut_at, operations;
+static long cut_at, fail_at, fail_with, operations;
 
 __attribute__((constructor)) static void start(void) {
     const char *r = getenv("POWER_ROOT"), *t = getenv("POWER_TRACE"), *c = getenv("POWER_CUT");
+    const char *f = getenv("POWER_FAIL"), *e = getenv("POWER_ERRNO");
     if (!r || !t) return;
     root_len = strlen(r);
     memcpy(root, r, root_len + 1);
     cut_at = c ? atol(c) : 0;
+    fail_at = f ? atol(f) : 0;
+    fail_with = e ? atol(e) : EIO;
+    /* A process that hangs is a failure, and does not outlive the test. */
+    alarm(60);
     int fd = syscall(SYS_openat, AT_FDCWD, t, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     trace = fcntl(fd, F_DUPFD_CLOEXEC, 500);
     syscall(SYS_close, fd);
@@ -60,11 +66,17 @@ static int ours_fd(int fd) {
     return ours(path);
 }
 
-/* Called with the lock held, before the operation is done. */
-static void count(void) {
-    if (++operations != cut_at) return;
-    kill(getpid(), SIGKILL);
-    for (;;) pause();
+/* Takes the lock before an operation is done. Returns 0, and gives the lock back, when it is to fail. */
+static int begin(void) {
+    pthread_mutex_lock(&turn);
+    if (++operations == cut_at) {
+        kill(getpid(), SIGKILL);
+        for (;;) pause();
+    }
+    if (operations != fail_at) return 1;
+    pthread_mutex_unlock(&turn);
+    errno = fail_with;
+    return 0;
 }
 
 static void note(uint8_t op, uint64_t inode, uint64_t a, const void *data, uint64_t len) {
@@ -107,8 +119,7 @@ static int open_at(int dir, const char *path, int flags, mode_t mode) {
     if (!changes || !(path[0] == '/' ? ours(path) : dir != AT_FDCWD && ours_fd(dir)))
         return syscall(SYS_openat, dir, path, flags, mode);
     if (flags & O_APPEND) give_up("a file is opened for appending");
-    pthread_mutex_lock(&turn);
-    count();
+    if (!begin()) return -1;
     uint64_t before = inode_of(dir, path);
     int fd = syscall(SYS_openat, dir, path, flags, mode);
     if (fd >= 0 && !before) {
@@ -129,8 +140,7 @@ int openat(int dir, const char *path, int flags, ...) { MODE(flags) return open_
 int openat64(int dir, const char *path, int flags, ...) { MODE(flags) return open_at(dir, path, flags, mode); }
 
 static ssize_t write_at(int fd, const void *data, size_t len, off_t at, int positioned) {
-    pthread_mutex_lock(&turn);
-    count();
+    if (!begin()) return -1;
     if (!positioned) at = syscall(SYS_lseek, fd, 0, SEEK_CUR);
     ssize_t n = positioned ? syscall(SYS_pwrite64, fd, data, len, at) : syscall(SYS_write, fd, data, len);
     if (n > 0) note(WRITE, inode_of_fd(fd), at, data, n);
@@ -148,8 +158,7 @@ ssize_t pwrite(int fd, const void *data, size_t len, off_t at) { return pwrite64
 
 int ftruncate64(int fd, off64_t len) {
     if (!ours_fd(fd)) return syscall(SYS_ftruncate, fd, len);
-    pthread_mutex_lock(&turn);
-    count();
+    if (!begin()) return -1;
     int r = syscall(SYS_ftruncate, fd, len);
     if (!r) note(TRUNCATE, inode_of_fd(fd), len, NULL, 0);
     pthread_mutex_unlock(&turn);
@@ -159,8 +168,14 @@ int ftruncate(int fd, off_t len) { return ftruncate64(fd, len); }
 
 static int sync_fd(int fd, long number) {
     if (!ours_fd(fd)) return syscall(number, fd);
-    pthread_mutex_lock(&turn);
-    count();
+    if (!begin()) {
+        int error = errno;
+        pthread_mutex_lock(&turn);
+        note(SYNC_FAILED, inode_of_fd(fd), 0, NULL, 0);
+        pthread_mutex_unlock(&turn);
+        errno = error;
+        return -1;
+    }
     note(SYNC, inode_of_fd(fd), 0, NULL, 0);
     pthread_mutex_unlock(&turn);
     return 0;
@@ -173,8 +188,7 @@ int sync_file_range(int fd, off64_t at, off64_t len, unsigned flags) {
 
 int rename(const char *from, const char *to) {
     if (!ours(from) && !ours(to)) return syscall(SYS_renameat, AT_FDCWD, from, AT_FDCWD, to);
-    pthread_mutex_lock(&turn);
-    count();
+    if (!begin()) return -1;
     const char *old_name, *new_name;
     uint64_t inode = inode_of(AT_FDCWD, from), parent = parent_of(AT_FDCWD, from, &old_name);
     if (parent != parent_of(AT_FDCWD, to, &new_name)) give_up("a rename between folders");
@@ -190,8 +204,7 @@ int rename(const char *from, const char *to) {
 
 int unlinkat(int dir, const char *path, int flags) {
     if (!(path[0] == '/' ? ours(path) : dir != AT_FDCWD && ours_fd(dir))) return syscall(SYS_unlinkat, dir, path, flags);
-    pthread_mutex_lock(&turn);
-    count();
+    if (!begin()) return -1;
     const char *name;
     uint64_t parent = parent_of(dir, path, &name);
     int r = syscall(SYS_unlinkat, dir, path, flags);
@@ -204,8 +217,7 @@ int rmdir(const char *path) { return unlinkat(AT_FDCWD, path, AT_REMOVEDIR); }
 
 int mkdir(const char *path, mode_t mode) {
     if (!ours(path)) return syscall(SYS_mkdirat, AT_FDCWD, path, mode);
-    pthread_mutex_lock(&turn);
-    count();
+    if (!begin()) return -1;
     const char *name;
     uint64_t parent = parent_of(AT_FDCWD, path, &name);
     int r = syscall(SYS_mkdirat, AT_FDCWD, path, mode);

@@ -5,7 +5,11 @@ use std::fs;
 use super::*;
 use crate::{
     AgentName, ClusterId, NodeId,
-    storage::{DataDir, Identity},
+    storage::{
+        DataDir, Identity,
+        engine::Engine,
+        record::{self, Record, Span},
+    },
 };
 
 /// A directory with a log, a vote and a snapshot, and what it holds.
@@ -195,6 +199,80 @@ async fn a_log_that_lost_its_tail_is_refused() {
     }
     fs::write(&db, b"").unwrap();
     assert!(matches!(open(folder.path()), Err(StorageError::Corrupted { .. })));
+}
+
+/// What sled would do if it fell back to older pages: keys that are gone, and old values under new keys. Each value
+/// is sound by itself.
+#[tokio::test]
+async fn a_record_that_is_gone_or_not_the_newest_is_noticed() {
+    type Change = fn(&mut Engine);
+    fn old(first: u64, before: u32) -> Record {
+        record::pack(&entries(first..first + 10, 77), before).0.remove(0)
+    }
+    fn span(engine: &Engine, index: u64) -> Span {
+        let pair =
+            engine.scan().map(Result::unwrap).find(|(key, _)| record::parse_key(key) == Some((index, 0)));
+        let (key, value) = pair.unwrap();
+        record::parse_piece(&key, &value).unwrap().span
+    }
+    fn remove(engine: &mut Engine, index: u64) {
+        span(engine, index).keys().for_each(|key| engine.remove(&key).unwrap());
+    }
+    let changes: [(&str, Change); 7] = [
+        ("the first is gone", |engine| remove(engine, 20)),
+        ("one in the middle is gone", |engine| remove(engine, 300)),
+        ("the last is gone", |engine| remove(engine, 591)),
+        ("all are gone", |engine| {
+            (0..60).for_each(|n| {
+                if n != 59 && n > 1 {
+                    remove(engine, n * 10)
+                }
+            })
+        }),
+        ("an old one in the middle", |engine| {
+            let before = span(engine, 300).before;
+            engine.insert(old(300, before)).unwrap();
+        }),
+        ("an old one that continues another chain", |engine| engine.insert(old(300, 5)).unwrap()),
+        ("an old one at the end", |engine| {
+            let before = span(engine, 591).before;
+            let (mut records, _) = record::pack(&entries(591..600, 77), before);
+            engine.insert(records.remove(0)).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let (folder, _) = full().await;
+        let mut engine = Engine::open(&folder.path().join("log"), true).unwrap();
+        change(&mut engine);
+        engine.sync().unwrap();
+        engine.close().unwrap();
+        match open(folder.path()) {
+            Err(StorageError::Corrupted { .. }) => {}
+            other => panic!("{what}: {:?}", other.map(|(_, recovered)| recovered)),
+        }
+    }
+}
+
+/// What stands behind the end was never acknowledged, and must not come back when the log has grown over it.
+#[tokio::test]
+async fn what_lies_behind_the_end_is_removed() {
+    let (folder, whole) = full().await;
+    let mut engine = Engine::open(&folder.path().join("log"), true).unwrap();
+    // An append whose head did not make it: some records, one of them without its second part.
+    let mut rest = entries(600..640, 3);
+    rest.push((640, Bytes::from(vec![1; 9_000])));
+    let (mut records, _) = record::pack(&rest, 99);
+    records.last_mut().unwrap().values.remove(1);
+    records.into_iter().for_each(|record| engine.insert(record).unwrap());
+    engine.sync().unwrap();
+    engine.close().unwrap();
+    let (journal, recovered) = open(folder.path()).unwrap();
+    assert_eq!(recovered, whole);
+    append(&journal, entries(600..601, 4)).await.unwrap();
+    append(&journal, entries(601..660, 4)).await.unwrap();
+    journal.close().await.unwrap();
+    let (_, recovered) = open(folder.path()).unwrap();
+    assert_eq!(recovered.entries[579..], entries(600..660, 4));
 }
 
 #[tokio::test]

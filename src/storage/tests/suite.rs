@@ -391,3 +391,22 @@ async fn an_append_waits_for_room_in_the_queue() {
     journal.close().await.unwrap();
     assert_eq!(open(folder.path()).unwrap().1.entries, entries(0..index, 1));
 }
+
+#[tokio::test]
+async fn a_journal_that_is_dropped_writes_what_is_queued() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(folder.path()).unwrap();
+    let (done, told) = answer();
+    journal.append(entries(0..100, 1), done).await.unwrap();
+    journal.save_committed(bytes("c")).await.unwrap();
+    drop(journal);
+    told.recv().unwrap().unwrap();
+    // The thread gives the directory free when it is done.
+    let (_, recovered) = loop {
+        match open(folder.path()) {
+            Err(StorageError::Locked { .. }) => std::thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    };
+    assert_eq!((recovered.entries, recovered.committed), (entries(0..100, 1), Some(bytes("c"))));
+}

@@ -272,6 +272,37 @@ async fn what_lies_behind_the_end_is_removed() {
     assert_eq!(recovered.entries[579..], entries(600..660, 4));
 }
 
+/// sled does not sync what it puts into `blobs/`: a file there means that something acknowledged may be lost.
+#[tokio::test]
+async fn a_blob_fails_the_journal_for_good() {
+    let (folder, whole) = full().await;
+    let (journal, _) = open(folder.path()).unwrap();
+    let blob = folder.path().join("log/blobs/a-blob");
+    fs::write(&blob, "large").unwrap();
+    let error = append(&journal, entries(600..601, 2)).await.unwrap_err();
+    assert!(error.to_string().contains("a-blob"), "{error}");
+    assert_ne!(error.kind(), io::ErrorKind::InvalidInput);
+    // It has failed for good, also when the reason is gone.
+    fs::remove_file(&blob).unwrap();
+    assert!(journal.failed().unwrap().contains("a-blob"));
+    let (done, told) = answer();
+    assert!(journal.append(entries(601..602, 2), done).await.is_err());
+    assert!(told.try_recv().is_err());
+    assert!(journal.save_vote(bytes("v")).await.is_err());
+    assert!(journal.save_committed(bytes("v")).await.is_err());
+    assert!(journal.truncate_after(Some(30)).await.is_err());
+    assert!(journal.purge(30, bytes("m")).await.is_err());
+    assert!(journal.save_snapshot(bytes("m"), bytes("d")).await.is_err());
+    assert!(journal.close().await.is_err());
+    // Closing gave the directory free all the same. What failed may be there or not.
+    let (journal, recovered) = open(folder.path()).unwrap();
+    assert_eq!(recovered.entries[..579], whole.entries);
+    assert_eq!((recovered.vote, recovered.snapshot), (whole.vote, whole.snapshot));
+    journal.close().await.unwrap();
+    fs::write(&blob, "large").unwrap();
+    assert!(text(open(folder.path())).contains("a-blob"));
+}
+
 #[tokio::test]
 async fn the_leftovers_of_a_first_start_that_was_killed_are_no_obstacle() {
     let folder = tempfile::tempdir().unwrap();

@@ -397,16 +397,26 @@ async fn a_journal_that_is_dropped_writes_what_is_queued() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, _) = open(folder.path()).unwrap();
     let (done, told) = answer();
-    journal.append(entries(0..100, 1), done).await.unwrap();
+    append(&journal, entries(0..50, 1)).await.unwrap();
+    // Alone in its group, and so not written yet.
+    journal.save_committed(bytes("b")).await.unwrap();
+    drop(journal);
+    let (journal, recovered) = open_when_free(folder.path());
+    assert_eq!((recovered.entries, recovered.committed), (entries(0..50, 1), Some(bytes("b"))));
+    journal.append(entries(50..100, 1), done).await.unwrap();
     journal.save_committed(bytes("c")).await.unwrap();
     drop(journal);
     told.recv().unwrap().unwrap();
-    // The thread gives the directory free when it is done.
-    let (_, recovered) = loop {
-        match open(folder.path()) {
+    let (_, recovered) = open_when_free(folder.path());
+    assert_eq!((recovered.entries, recovered.committed), (entries(0..100, 1), Some(bytes("c"))));
+}
+
+/// The thread of a journal that was dropped gives the directory free when it is done.
+fn open_when_free(path: &Path) -> (DiskJournal, Recovered) {
+    loop {
+        match open(path) {
             Err(StorageError::Locked { .. }) => std::thread::yield_now(),
             opened => break opened.unwrap(),
         }
-    };
-    assert_eq!((recovered.entries, recovered.committed), (entries(0..100, 1), Some(bytes("c"))));
+    }
 }

@@ -17,9 +17,10 @@ mod provider;
 mod raft;
 mod replica;
 mod runtime;
-mod session;
 mod storage;
-mod table;
+#[cfg(feature = "test-support")]
+#[doc(hidden)]
+pub mod test_support;
 mod time;
 mod token;
 mod transport;
@@ -36,8 +37,6 @@ pub use crate::{
     lease::{Fence, FenceError, Lease, LeaseRequest, Released},
     message::{MemberRole, MemberStatus, StatusReport},
     name::{AgentName, Name, NameError},
-    provider::{LeaseGuard, RaftLease, WriteLease, WriteLeaseProvider},
-    session::{LeaseLost, LossReason},
     storage::StorageError,
     time::{Drift, Moment},
     token::Token,

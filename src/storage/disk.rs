@@ -142,7 +142,8 @@ impl Journal for DiskJournal {
             // The turn goes with the work: a caller that is cancelled does not end it for the next one.
             io::Result::Ok((newest.newest(), turn))
         });
-        let (number, turn) = written.await.map_err(|error| self.failure.record(&io::Error::other(error)))??;
+        let (number, turn) =
+            written.await.map_err(|error| self.failure.record(&io::Error::other(error)))??;
         self.carry_out(Work::Snapshot(number)).await?;
         let newest = Arc::clone(&self.newest);
         let removed = runtime::spawn_blocking(move || {

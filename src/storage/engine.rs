@@ -125,8 +125,9 @@ impl Engine {
     /// The head, which is not behind the one that was acknowledged.
     pub(super) fn head(&self) -> Result<Head, StorageError> {
         let db_path = self.folder.join(DB);
-        let found = guarded(|| self.meta.get(HEAD))
-            .map_err(|error| StorageError::corrupted(&db_path, format!("its head can't be read ({error})")))?;
+        let found = guarded(|| self.meta.get(HEAD)).map_err(|error| {
+            StorageError::corrupted(&db_path, format!("its head can't be read ({error})"))
+        })?;
         let bytes = found.ok_or_else(|| StorageError::corrupted(&db_path, "its head is gone"))?;
         let head = Head::parse(&bytes).map_err(|error| match error {
             CodecError::Version { found } => {
@@ -158,7 +159,10 @@ impl Engine {
         let value = |key: [u8; 10]| {
             let found = guarded(|| self.log.get(key))?;
             found.map(|value| (key.to_vec(), value.to_vec())).ok_or_else(|| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("the record of entry {} is gone", span.first))
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("the record of entry {} is gone", span.first),
+                )
             })
         };
         span.keys().map(value).collect()
@@ -241,7 +245,8 @@ impl Engine {
     fn read_acknowledged(&self) -> Result<u64, StorageError> {
         let path = self.folder.join(ACKNOWLEDGED);
         let bytes = fs::read(&path).map_err(StorageError::io("cannot read", &path))?;
-        let Ok(&[version, n0, n1, n2, n3, n4, n5, n6, n7, c0, c1, c2, c3]) = <&[u8; 13]>::try_from(&*bytes) else {
+        let Ok(&[version, n0, n1, n2, n3, n4, n5, n6, n7, c0, c1, c2, c3]) = <&[u8; 13]>::try_from(&*bytes)
+        else {
             return Err(StorageError::corrupted(&path, format!("it has {} bytes, not 13", bytes.len())));
         };
         if crc32fast::hash(&bytes[..9]) != u32::from_le_bytes([c0, c1, c2, c3]) {

@@ -59,12 +59,6 @@ impl MemoryJournal {
         (reopened, recovered)
     }
 
-    /// Makes everything fail from now on, as a broken disk would.
-    #[cfg(any(test, feature = "test-support"))]
-    pub(crate) fn break_disk(&self, error: &io::Error) {
-        let _ = self.failure.record(error);
-    }
-
     fn lock(&self) -> MutexGuard<'_, Disk> {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }

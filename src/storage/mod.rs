@@ -46,8 +46,10 @@ use std::{fmt, io};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use self::failure::Failure;
+#[cfg(any(test, feature = "test-support"))]
+pub(crate) use self::disk::open_for_test;
 pub use self::error::StorageError;
+use self::failure::Failure;
 pub(crate) use self::{
     directory::DataDir,
     disk::{DiskJournal, Options},

@@ -173,7 +173,12 @@ pub(super) fn unpack(span: Span, pieces: &[Piece<'_>]) -> Result<(Vec<(u64, Byte
     let whole = pieces.len() == usize::from(span.parts)
         && pieces.iter().enumerate().all(|(at, piece)| piece.span == span && usize::from(piece.part) == at);
     if !whole {
-        return Err(format!("the record of entry {} has {} of its {} parts", span.first, pieces.len(), span.parts));
+        return Err(format!(
+            "the record of entry {} has {} of its {} parts",
+            span.first,
+            pieces.len(),
+            span.parts
+        ));
     }
     let malformed = || format!("the record of entry {} is malformed", span.first);
     let mut body = BytesMut::with_capacity(pieces.iter().map(|piece| piece.body.len()).sum());

@@ -36,8 +36,8 @@ pub(super) fn recover(engine: &mut Engine, head: &Head, path: &Path) -> Result<L
     let mut record = Vec::new();
     for item in engine.scan() {
         let (key, value) = item.map_err(|error| corrupted(format!("its log can't be read ({error})")))?;
-        let (first, part) =
-            record::parse_key(&key).ok_or_else(|| corrupted("its log has a key of another form".to_owned()))?;
+        let (first, part) = record::parse_key(&key)
+            .ok_or_else(|| corrupted("its log has a key of another form".to_owned()))?;
         if first >= head.end {
             behind.push(key);
             continue;
@@ -114,9 +114,9 @@ impl Reading<'_> {
         }
         if span.last() >= self.head.end {
             entries.retain(|(index, _)| *index < self.head.end);
-            after = entries.iter().fold(span.before, |before, (index, entry)| {
-                record::chain(before, *index, entry)
-            });
+            after = entries
+                .iter()
+                .fold(span.before, |before, (index, entry)| record::chain(before, *index, entry));
             self.cut = Some((span, entries.clone()));
         }
         self.next = span.last().saturating_add(1).min(self.head.end);

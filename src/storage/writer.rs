@@ -262,7 +262,8 @@ impl Writer {
 
     fn has_purged_keys(&self) -> bool {
         self.failure.check().is_ok()
-            && (!self.purged.is_empty() || self.spans.front().is_some_and(|span| span.last() < self.head.first))
+            && (!self.purged.is_empty()
+                || self.spans.front().is_some_and(|span| span.last() < self.head.first))
     }
 
     /// Removes a slice of the keys that were purged. Their purge was acknowledged, so the head covers it.

@@ -3,7 +3,14 @@
 use std::fs;
 
 use super::*;
-use crate::{AgentName, ClusterId, NodeId, storage::{DataDir, Identity}};
+use crate::{
+    AgentName, ClusterId, NodeId,
+    storage::{
+        DataDir, Identity,
+        engine::Engine,
+        record::{self, Record, Span},
+    },
+};
 
 /// A directory with a log, a vote and a snapshot, and what it holds.
 async fn full() -> (tempfile::TempDir, Recovered) {
@@ -68,7 +75,11 @@ async fn an_identity_without_its_log_is_refused() {
     for part in ["log", "log/db", "log/conf", "log/acknowledged"] {
         let (folder, _) = full().await;
         let path = folder.path().join(part);
-        if path.is_dir() { fs::remove_dir_all(&path).unwrap() } else { fs::remove_file(&path).unwrap() }
+        if path.is_dir() {
+            fs::remove_dir_all(&path).unwrap()
+        } else {
+            fs::remove_file(&path).unwrap()
+        }
         let error = open(folder.path()).map(|_| ()).unwrap_err();
         assert!(matches!(error, StorageError::Missing { .. }), "{part}: {error}");
         assert!(error.to_string().contains(part), "{error}");
@@ -188,6 +199,108 @@ async fn a_log_that_lost_its_tail_is_refused() {
     }
     fs::write(&db, b"").unwrap();
     assert!(matches!(open(folder.path()), Err(StorageError::Corrupted { .. })));
+}
+
+/// What sled would do if it fell back to older pages: keys that are gone, and old values under new keys. Each value
+/// is sound by itself.
+#[tokio::test]
+async fn a_record_that_is_gone_or_not_the_newest_is_noticed() {
+    type Change = fn(&mut Engine);
+    fn old(first: u64, before: u32) -> Record {
+        record::pack(&entries(first..first + 10, 77), before).0.remove(0)
+    }
+    fn span(engine: &Engine, index: u64) -> Span {
+        let pair =
+            engine.scan().map(Result::unwrap).find(|(key, _)| record::parse_key(key) == Some((index, 0)));
+        let (key, value) = pair.unwrap();
+        record::parse_piece(&key, &value).unwrap().span
+    }
+    fn remove(engine: &mut Engine, index: u64) {
+        span(engine, index).keys().for_each(|key| engine.remove(&key).unwrap());
+    }
+    let changes: [(&str, Change); 7] = [
+        ("the first is gone", |engine| remove(engine, 20)),
+        ("one in the middle is gone", |engine| remove(engine, 300)),
+        ("the last is gone", |engine| remove(engine, 591)),
+        ("all are gone", |engine| {
+            (2..60).for_each(|n| remove(engine, n * 10));
+            remove(engine, 591);
+        }),
+        ("an old one in the middle", |engine| {
+            let before = span(engine, 300).before;
+            engine.insert(old(300, before)).unwrap();
+        }),
+        ("an old one that continues another chain", |engine| engine.insert(old(300, 5)).unwrap()),
+        ("an old one at the end", |engine| {
+            let before = span(engine, 591).before;
+            let (mut records, _) = record::pack(&entries(591..600, 77), before);
+            engine.insert(records.remove(0)).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let (folder, _) = full().await;
+        let mut engine = Engine::open(&folder.path().join("log"), true).unwrap();
+        change(&mut engine);
+        engine.sync().unwrap();
+        engine.close().unwrap();
+        match open(folder.path()) {
+            Err(StorageError::Corrupted { .. }) => {}
+            other => panic!("{what}: {:?}", other.map(|(_, recovered)| recovered)),
+        }
+    }
+}
+
+/// What stands behind the end was never acknowledged, and must not come back when the log has grown over it.
+#[tokio::test]
+async fn what_lies_behind_the_end_is_removed() {
+    let (folder, whole) = full().await;
+    let mut engine = Engine::open(&folder.path().join("log"), true).unwrap();
+    // An append whose head did not make it: some records, one of them without its second part.
+    let mut rest = entries(600..640, 3);
+    rest.push((640, Bytes::from(vec![1; 9_000])));
+    let (mut records, _) = record::pack(&rest, 99);
+    records.last_mut().unwrap().values.remove(1);
+    records.into_iter().for_each(|record| engine.insert(record).unwrap());
+    engine.sync().unwrap();
+    engine.close().unwrap();
+    let (journal, recovered) = open(folder.path()).unwrap();
+    assert_eq!(recovered, whole);
+    append(&journal, entries(600..601, 4)).await.unwrap();
+    append(&journal, entries(601..660, 4)).await.unwrap();
+    journal.close().await.unwrap();
+    let (_, recovered) = open(folder.path()).unwrap();
+    assert_eq!(recovered.entries[579..], entries(600..660, 4));
+}
+
+/// sled does not sync what it puts into `blobs/`: a file there means that something acknowledged may be lost.
+#[tokio::test]
+async fn a_blob_fails_the_journal_for_good() {
+    let (folder, whole) = full().await;
+    let (journal, _) = open(folder.path()).unwrap();
+    let blob = folder.path().join("log/blobs/a-blob");
+    fs::write(&blob, "large").unwrap();
+    let error = append(&journal, entries(600..601, 2)).await.unwrap_err();
+    assert!(error.to_string().contains("a-blob"), "{error}");
+    assert_ne!(error.kind(), io::ErrorKind::InvalidInput);
+    // It has failed for good, also when the reason is gone.
+    fs::remove_file(&blob).unwrap();
+    assert!(journal.failed().unwrap().contains("a-blob"));
+    let (done, told) = answer();
+    assert!(journal.append(entries(601..602, 2), done).await.is_err());
+    assert!(told.try_recv().is_err());
+    assert!(journal.save_vote(bytes("v")).await.is_err());
+    assert!(journal.save_committed(bytes("v")).await.is_err());
+    assert!(journal.truncate_after(Some(30)).await.is_err());
+    assert!(journal.purge(30, bytes("m")).await.is_err());
+    assert!(journal.save_snapshot(bytes("m"), bytes("d")).await.is_err());
+    assert!(journal.close().await.is_err());
+    // Closing gave the directory free all the same. What failed may be there or not.
+    let (journal, recovered) = open(folder.path()).unwrap();
+    assert_eq!(recovered.entries[..579], whole.entries);
+    assert_eq!((recovered.vote, recovered.snapshot), (whole.vote, whole.snapshot));
+    journal.close().await.unwrap();
+    fs::write(&blob, "large").unwrap();
+    assert!(text(open(folder.path())).contains("a-blob"));
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{DiskJournal, Done, Journal, MemoryJournal, Options, Recovered, StorageError, disk::open_for_test};
+use super::{DiskJournal, Done, Journal, MemoryJournal, Options, Recovered, StorageError, open_for_test};
 
 fn open(path: &Path) -> Result<(DiskJournal, Recovered), StorageError> {
     open_for_test(path, &Options::default())

@@ -322,8 +322,12 @@ async fn random_calls_against_a_naive_twin(mut subject: Subject) {
         let end = twin.entries.last().map_or(begin, |(index, _)| index + 1);
         match random(20) {
             0..=11 => {
-                let sizes: Vec<_> = (0..random(12)).map(|_| [10, 60, 700, 5_000][random(4) as usize]).collect();
-                let new = sizes.iter().zip(end..).map(|(size, index)| (index, Bytes::from(vec![step as u8; *size])));
+                let sizes: Vec<_> =
+                    (0..random(12)).map(|_| [10, 60, 700, 5_000][random(4) as usize]).collect();
+                let new = sizes
+                    .iter()
+                    .zip(end..)
+                    .map(|(size, index)| (index, Bytes::from(vec![step as u8; *size])));
                 let new: Vec<_> = new.collect();
                 twin.entries.extend(new.iter().cloned());
                 append(&*journal, new).await.unwrap();
@@ -386,4 +390,33 @@ async fn an_append_waits_for_room_in_the_queue() {
     }
     journal.close().await.unwrap();
     assert_eq!(open(folder.path()).unwrap().1.entries, entries(0..index, 1));
+}
+
+#[tokio::test]
+async fn a_journal_that_is_dropped_writes_what_is_queued() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(folder.path()).unwrap();
+    let (done, told) = answer();
+    append(&journal, entries(0..50, 1)).await.unwrap();
+    // Alone in its group, and so not written yet.
+    journal.save_committed(bytes("b")).await.unwrap();
+    drop(journal);
+    let (journal, recovered) = open_when_free(folder.path());
+    assert_eq!((recovered.entries, recovered.committed), (entries(0..50, 1), Some(bytes("b"))));
+    journal.append(entries(50..100, 1), done).await.unwrap();
+    journal.save_committed(bytes("c")).await.unwrap();
+    drop(journal);
+    told.recv().unwrap().unwrap();
+    let (_, recovered) = open_when_free(folder.path());
+    assert_eq!((recovered.entries, recovered.committed), (entries(0..100, 1), Some(bytes("c"))));
+}
+
+/// The thread of a journal that was dropped gives the directory free when it is done.
+fn open_when_free(path: &Path) -> (DiskJournal, Recovered) {
+    loop {
+        match open(path) {
+            Err(StorageError::Locked { .. }) => std::thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    }
 }

@@ -129,7 +129,9 @@ impl Timing {
 #[non_exhaustive]
 pub enum TtlError {
     /// It could not outlive an election.
-    #[error("a ttl of {ttl:?} is too short: the shortest is {least:?} (two election timeouts, so that a lease outlives its leader)")]
+    #[error(
+        "a ttl of {ttl:?} is too short: the shortest is {least:?} (two election timeouts, so that a lease outlives its leader)"
+    )]
     TooShort {
         /// What was asked.
         ttl: Duration,
@@ -137,7 +139,9 @@ pub enum TtlError {
         least: Duration,
     },
     /// It would block a dead holder's name for too long.
-    #[error("a ttl of {ttl:?} is too long: the longest is {most:?}; leases are renewed in the background, a short ttl is enough")]
+    #[error(
+        "a ttl of {ttl:?} is too long: the longest is {most:?}; leases are renewed in the background, a short ttl is enough"
+    )]
     TooLong {
         /// What was asked.
         ttl: Duration,
@@ -165,7 +169,9 @@ pub enum ConfigFault {
         addr: String,
     },
     /// No founders.
-    #[error("no founders; call founders([…]) with the same list of addresses on every agent, this one's among them")]
+    #[error(
+        "no founders; call founders([…]) with the same list of addresses on every agent, this one's among them"
+    )]
     NoFounders,
     /// Too many founders.
     #[error("{count} founders, the most are {FOUNDERS_MAX}; let 3 or 5 found the cluster")]
@@ -180,7 +186,9 @@ pub enum ConfigFault {
         addr: String,
     },
     /// The agent itself is missing among the founders.
-    #[error("this agent is reached at {advertise}, which is not among the founders {founders:?}; add it, or call advertise(\"host:port\") with the address under which the others list it")]
+    #[error(
+        "this agent is reached at {advertise}, which is not among the founders {founders:?}; add it, or call advertise(\"host:port\") with the address under which the others list it"
+    )]
     NotAFounder {
         /// The address under which the others reach this agent.
         advertise: String,
@@ -194,7 +202,9 @@ pub enum ConfigFault {
         heartbeat: Duration,
     },
     /// The election timeout leaves no room for a lost heartbeat.
-    #[error("election_timeout_min {election_timeout_min:?} is too short for the heartbeat; it must be at least {least:?} (two heartbeats)")]
+    #[error(
+        "election_timeout_min {election_timeout_min:?} is too short for the heartbeat; it must be at least {least:?} (two heartbeats)"
+    )]
     ElectionBesideHeartbeat {
         /// The shortest allowed.
         least: Duration,
@@ -202,7 +212,9 @@ pub enum ConfigFault {
         election_timeout_min: Duration,
     },
     /// The range of the election timeout is empty.
-    #[error("election_timeout_max {max:?} must be longer than election_timeout_min {min:?}, or elections split")]
+    #[error(
+        "election_timeout_max {max:?} must be longer than election_timeout_min {min:?}, or elections split"
+    )]
     ElectionRange {
         /// The minimum.
         min: Duration,
@@ -282,7 +294,11 @@ mod tests {
 
     #[test]
     fn addresses() {
-        assert!(is_address("127.0.0.1:7101", false) && is_address("[::1]:7101", false) && is_address("a:1", false));
+        assert!(
+            is_address("127.0.0.1:7101", false)
+                && is_address("[::1]:7101", false)
+                && is_address("a:1", false)
+        );
         assert!(!is_address("127.0.0.1", false) && !is_address(":1", false) && !is_address("a:0", false));
         assert!(is_address("a:0", true) && !is_address("a:70000", true));
     }

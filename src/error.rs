@@ -149,7 +149,9 @@ pub enum StartError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The stored log can't be read back.
-    #[error("the log of {dir} can't be read back: {detail}; restore the directory from a copy of the same agent, or delete it and let the agent come back as a new member")]
+    #[error(
+        "the log of {dir} can't be read back: {detail}; restore the directory from a copy of the same agent, or delete it and let the agent come back as a new member"
+    )]
     Recover {
         /// The data directory, or "memory".
         dir: String,
@@ -157,7 +159,9 @@ pub enum StartError {
         detail: String,
     },
     /// Two founders have different lists.
-    #[error("founders' lists disagree: {from} has {theirs:?}, this agent has {ours:?}; give every founder the same list")]
+    #[error(
+        "founders' lists disagree: {from} has {theirs:?}, this agent has {ours:?}; give every founder the same list"
+    )]
     FoundersDisagree {
         /// Who has the other list.
         from: String,
@@ -167,7 +171,9 @@ pub enum StartError {
         theirs: Vec<String>,
     },
     /// Two founders' addresses lead to one agent.
-    #[error("the founder {address} is node {node}, which answers at another founder's address too; each address must lead to an agent of its own")]
+    #[error(
+        "the founder {address} is node {node}, which answers at another founder's address too; each address must lead to an agent of its own"
+    )]
     SameNode {
         /// The node that answers at both.
         node: NodeId,
@@ -175,7 +181,9 @@ pub enum StartError {
         address: String,
     },
     /// Another founder belongs to a cluster that this agent is no member of.
-    #[error("the founder {by} already belongs to cluster {cluster}, and this agent, as it starts now, doesn't: it was given an empty data directory, or keeps none; start it with the directory that it had, or, if that cluster never came to be, delete the data directories of all its founders and start them anew")]
+    #[error(
+        "the founder {by} already belongs to cluster {cluster}, and this agent, as it starts now, doesn't: it was given an empty data directory, or keeps none; start it with the directory that it had, or, if that cluster never came to be, delete the data directories of all its founders and start them anew"
+    )]
     AlreadyFounded {
         /// Who belongs to it.
         by: String,
@@ -183,7 +191,9 @@ pub enum StartError {
         cluster: ClusterId,
     },
     /// The founders that must answer did not, in the time that was given.
-    #[error("not ready within {within:?}: {waiting_for}; start the other agents, or give it more time with start_within")]
+    #[error(
+        "not ready within {within:?}: {waiting_for}; start the other agents, or give it more time with start_within"
+    )]
     NotReady {
         /// The time that was given.
         within: Duration,
@@ -206,7 +216,9 @@ pub enum AcquireError {
     #[error(transparent)]
     Ttl(TtlError),
     /// *Nothing happened*: there is too much metadata.
-    #[error("{bytes} bytes of metadata, the most is {METADATA_BYTES_MAX}; store it elsewhere and keep a reference")]
+    #[error(
+        "{bytes} bytes of metadata, the most is {METADATA_BYTES_MAX}; store it elsewhere and keep a reference"
+    )]
     Metadata {
         /// Its length.
         bytes: usize,
@@ -228,7 +240,9 @@ pub enum AcquireError {
         within: Duration,
     },
     /// *Nothing happened*: no leader could be asked in time.
-    #[error("{name:?} could not be asked for: {detail}; check that a majority of the agents runs and is connected")]
+    #[error(
+        "{name:?} could not be asked for: {detail}; check that a majority of the agents runs and is connected"
+    )]
     Unavailable {
         /// The name.
         name: Name,
@@ -237,7 +251,9 @@ pub enum AcquireError {
     },
     /// *Outcome unknown*: it may have been granted. It is cancelled in the background, and if that fails, it ends
     /// within its ttl.
-    #[error("it is unknown whether {name:?} was granted ({detail}); it is being cancelled, and is free again within {ttl:?} at the latest")]
+    #[error(
+        "it is unknown whether {name:?} was granted ({detail}); it is being cancelled, and is free again within {ttl:?} at the latest"
+    )]
     Unknown {
         /// The name.
         name: Name,
@@ -270,7 +286,9 @@ pub enum RenewError {
     #[error(transparent)]
     Lost(#[from] LeaseLost),
     /// *Outcome unknown*, and harmless: it is still held until its deadline. Try again.
-    #[error("the lease on {name:?} could not be renewed ({detail}); it is still held until its deadline, try again")]
+    #[error(
+        "the lease on {name:?} could not be renewed ({detail}); it is still held until its deadline, try again"
+    )]
     Unavailable {
         /// The name.
         name: Name,
@@ -284,7 +302,9 @@ pub enum RenewError {
 #[non_exhaustive]
 pub enum ReleaseError {
     /// *Outcome unknown*: no leader answered. The name is free within the ttl at the latest.
-    #[error("it is unknown whether the release of {name:?} was committed ({detail}); the name is free within {ttl:?} at the latest")]
+    #[error(
+        "it is unknown whether the release of {name:?} was committed ({detail}); the name is free within {ttl:?} at the latest"
+    )]
     Unknown {
         /// The name.
         name: Name,
@@ -311,7 +331,9 @@ pub enum ReadError {
     #[error(transparent)]
     Name(#[from] NameError),
     /// No leader confirmed in time that the answer is the latest.
-    #[error("no linearizable answer: {detail}; ask again, or ask this replica alone (it may be behind) with holder_local")]
+    #[error(
+        "no linearizable answer: {detail}; ask again, or ask this replica alone (it may be behind) with holder_local"
+    )]
     Unavailable {
         /// What was tried.
         detail: String,
@@ -332,7 +354,9 @@ pub enum ConnectError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// None of the agents answered.
-    #[error("no agent answers at {addresses:?}: {detail}; check the addresses, and that an agent runs at one of them")]
+    #[error(
+        "no agent answers at {addresses:?}: {detail}; check the addresses, and that an agent runs at one of them"
+    )]
     Unreachable {
         /// The addresses that were tried.
         addresses: Vec<String>,

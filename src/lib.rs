@@ -17,7 +17,9 @@ mod provider;
 mod raft;
 mod replica;
 mod runtime;
+mod session;
 mod storage;
+mod table;
 #[cfg(feature = "test-support")]
 #[doc(hidden)]
 pub mod test_support;
@@ -31,12 +33,15 @@ pub use crate::{
     codec::CodecError,
     config::{ConfigError, ConfigFault, Timing, TtlError},
     error::{
-        AcquireError, ConnectError, Error, HolderInfo, ReadError, ReleaseError, RenewError, Result, StartError,
+        AcquireError, ConnectError, Error, HolderInfo, ReadError, ReleaseError, RenewError, Result,
+        StartError,
     },
     id::{ClusterId, IdError, LeaseId, NodeId},
     lease::{Fence, FenceError, Lease, LeaseRequest, Released},
     message::{MemberRole, MemberStatus, StatusReport},
     name::{AgentName, Name, NameError},
+    provider::{LeaseGuard, RaftLease, WriteLease, WriteLeaseProvider},
+    session::{LeaseLost, LossReason},
     storage::StorageError,
     time::{Drift, Moment},
     token::Token,

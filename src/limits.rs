@@ -43,14 +43,6 @@ pub const ENTRIES_PER_APPEND_MAX: u64 = 512;
 /// The largest encoded log entry, in bytes.
 pub const ENTRY_BYTES_MAX: usize = 15 * 1024;
 
-/// The largest value in the log's tree, in bytes. A page of sled's holds some 26 of them and must stay under 128 KiB.
-pub const RECORD_BYTES_MAX: usize = 4 * 1024;
-/// The most bytes that are handed to sled between two syncs. sled writes each about five times; the sum must stay
-/// under one of its segments (512 KiB), or it reuses space whose replacement is not on the device yet.
-pub const UNSYNCED_BYTES_MAX: usize = 64 * 1024;
-/// How many keys a purge removes between two groups of writes.
-pub const PURGE_KEYS_MAX: usize = 64;
-
 /// The most requests that one connection has in flight.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 1_024;
 /// The most connections that an agent accepts at once.
@@ -66,6 +58,24 @@ pub const RECORD_BYTES_MAX: usize = 4 * 1024;
 pub const UNSYNCED_BYTES_MAX: usize = 64 * 1024;
 /// How many keys a purge removes between two groups of writes.
 pub const PURGE_KEYS_MAX: usize = 64;
+/// The most connections whose handshake an agent has under way at once; it closes what comes beyond them.
+pub const HANDSHAKES_MAX: usize = 256;
+/// What one of [`REQUESTS_IN_FLIGHT_MAX`] stands for in bytes: a request that is larger counts as several, so that
+/// requests in flight are bounded in bytes as well.
+pub const FLIGHT_UNIT_BYTES: usize = 32 * 1024;
+/// How much a connection reads ahead, and at most gathers into one write, in bytes.
+pub const SOCKET_BATCH_BYTES: usize = 64 * 1024;
+/// The longest text of a refusal on the wire, in bytes of UTF-8.
+pub const REFUSAL_TEXT_BYTES_MAX: usize = 1_024;
+
+/// While it counts anything, the leader looks at its deadlines at least this often, so that it notices that it was
+/// stopped before it takes that for the holders' silence.
+pub const STALL_TICK: Duration = Duration::from_millis(250);
+/// A leader that wakes later than asked by more than this was stalled: the delay is added to every deadline.
+pub const STALL_TOLERANCE: Duration = Duration::from_millis(50);
+/// How long the leader waits before it proposes an expiry again that failed.
+pub const EXPIRE_RETRY_PAUSE: Duration = Duration::from_millis(50);
+
 /// The largest number of founders.
 pub const FOUNDERS_MAX: usize = 9;
 
@@ -84,6 +94,10 @@ const _: () = {
             < DECODED_BYTES_MAX
     );
     assert!(WAITERS_PER_NAME_MAX <= LEASES_MAX);
+    // The largest frame fits into what may be in flight: no request waits for ever for room.
+    assert!(FRAME_BYTES_MAX / FLIGHT_UNIT_BYTES < REQUESTS_IN_FLIGHT_MAX);
+    assert!(REFUSAL_TEXT_BYTES_MAX + AGENT_NAME_BYTES_MAX + 256 < HANDSHAKE_BYTES_MAX);
+    assert!(STALL_TOLERANCE.as_millis() < STALL_TICK.as_millis());
     // 16 values to a page before it splits, 10 more until it is written anew.
     assert!(26 * (RECORD_BYTES_MAX + 64) < 128 * 1024);
     assert!(ENTRY_BYTES_MAX < UNSYNCED_BYTES_MAX && PURGE_KEYS_MAX * 1_024 <= UNSYNCED_BYTES_MAX);

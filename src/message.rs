@@ -88,9 +88,11 @@ impl Request {
             | Self::Cancel { .. }
             | Self::Renew { .. }
             | Self::ReadIndex => true,
-            Self::Await { .. } | Self::Holder { .. } | Self::Leases { .. } | Self::Status | Self::Position => {
-                false
-            },
+            Self::Await { .. }
+            | Self::Holder { .. }
+            | Self::Leases { .. }
+            | Self::Status
+            | Self::Position => false,
         }
     }
 }

@@ -120,8 +120,9 @@ impl Replica {
 
     /// Reads a stored form, changing nothing.
     pub(crate) fn decode(&self, bytes: &[u8]) -> io::Result<Table> {
-        Table::restore(bytes)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("the snapshot's table: {error}")))
+        Table::restore(bytes).map_err(|error| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("the snapshot's table: {error}"))
+        })
     }
 
     /// Replaces the table.

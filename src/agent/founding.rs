@@ -216,7 +216,11 @@ impl Founding {
     ///
     /// # Errors
     /// When lists disagree, when another founder belongs to another plan, when the promise can't be written down.
-    pub(crate) async fn settle(&self, transport: &dyn Transport, clock: &dyn Clock) -> Result<Plan, StartError> {
+    pub(crate) async fn settle(
+        &self,
+        transport: &dyn Transport,
+        clock: &dyn Clock,
+    ) -> Result<Plan, StartError> {
         let mut disagreement = self.disagreement.subscribe();
         let contradicted = async {
             match disagreement.wait_for(Option::is_some).await {
@@ -242,7 +246,8 @@ impl Founding {
             Some(plan) => plan,
             None => {
                 let greeted = self.greet_all(transport, clock, &mut report);
-                let promised = async { plan_changes.wait_for(Option::is_some).await.ok().and_then(|plan| plan.clone()) };
+                let promised =
+                    async { plan_changes.wait_for(Option::is_some).await.ok().and_then(|plan| plan.clone()) };
                 match runtime::select2(promised, greeted).await {
                     runtime::Either::First(Some(plan)) => plan,
                     runtime::Either::First(None) => return Err(StartError::Stopped),
@@ -321,7 +326,9 @@ impl Founding {
             match runtime::timeout(REPORT_EVERY, promised).await {
                 Ok(Ok(plan)) => return plan.clone().ok_or(StartError::Stopped),
                 Ok(Err(_)) => return Err(StartError::Stopped),
-                Err(runtime::TimedOut) => report.say(clock, "waiting for the founder that forms the cluster", &former),
+                Err(runtime::TimedOut) => {
+                    report.say(clock, "waiting for the founder that forms the cluster", &former)
+                }
             }
         }
     }

@@ -122,8 +122,9 @@ impl Applied for Hub {
         {
             let mut turns = self.turns();
             for event in events {
-                if let Event::Granted { lease_id, .. } | Event::Ended { lease_id, .. } | Event::Left { lease_id, .. } =
-                    event
+                if let Event::Granted { lease_id, .. }
+                | Event::Ended { lease_id, .. }
+                | Event::Left { lease_id, .. } = event
                 {
                     // Dropping the sender tells.
                     turns.remove(lease_id);

@@ -164,7 +164,11 @@ impl Leader {
     ///
     /// # Errors
     /// [`Failure::NotLeader`] where this node doesn't lead, or isn't ready yet: nothing happened.
-    pub(crate) async fn renew(self: &Arc<Self>, arrived: Moment, leases: &[LeaseId]) -> Result<Vec<Verdict>, Failure> {
+    pub(crate) async fn renew(
+        self: &Arc<Self>,
+        arrived: Moment,
+        leases: &[LeaseId],
+    ) -> Result<Vec<Verdict>, Failure> {
         let confirmed = self.confirm_shared().await.map_err(super::route::failure_of)?;
         let reading = self.replica.read();
         let mut guard = lock(&self.deadlines);
@@ -231,8 +235,12 @@ impl Leader {
                 let Some(deadlines) = guard.as_mut() else { continue };
                 match deadlines.woke(asked, now) {
                     Wake::Punctual => {}
-                    Wake::Stalled(delay) => tracing::warn!(?delay, "this agent was stalled; every deadline is extended"),
-                    Wake::ClockBack(by) => tracing::warn!(?by, "this agent's clock went back; expiries wait for it"),
+                    Wake::Stalled(delay) => {
+                        tracing::warn!(?delay, "this agent was stalled; every deadline is extended")
+                    }
+                    Wake::ClockBack(by) => {
+                        tracing::warn!(?by, "this agent's clock went back; expiries wait for it")
+                    }
                 }
                 if self.consensus.quorum_is_fresh() {
                     deadlines.thaw(now);

@@ -195,7 +195,10 @@ impl Agent {
 impl fmt::Debug for Agent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let holder = self.node().holder();
-        f.debug_struct("Agent").field("name", &holder.agent).field("node", &holder.node).finish_non_exhaustive()
+        f.debug_struct("Agent")
+            .field("name", &holder.agent)
+            .field("node", &holder.node)
+            .finish_non_exhaustive()
     }
 }
 

@@ -134,7 +134,8 @@ impl Node {
 
     /// Stops everything, in the order in which the cluster notices least. Any number may call it; all wait.
     pub(crate) async fn shut_down(&self) {
-        let first = !std::mem::replace(&mut *self.stopping.lock().unwrap_or_else(PoisonError::into_inner), true);
+        let first =
+            !std::mem::replace(&mut *self.stopping.lock().unwrap_or_else(PoisonError::into_inner), true);
         if !first {
             self.tasks.ended().await;
             return;
@@ -173,7 +174,9 @@ impl Node {
         let index = match self.router.ask(&Request::ReadIndex, within).await.response {
             Response::ReadIndex(index) => index,
             Response::Failed(failure) => return Err(failure),
-            other => return Err(Failure::Unavailable(format!("an answer that fits no read index: {other:?}"))),
+            other => {
+                return Err(Failure::Unavailable(format!("an answer that fits no read index: {other:?}")));
+            }
         };
         let left = within.saturating_sub(self.clock.now().since(began));
         runtime::timeout(left, self.replica.reach(index)).await.map_err(|runtime::TimedOut| {
@@ -182,7 +185,12 @@ impl Node {
     }
 
     /// A page of leases from this replica.
-    pub(crate) fn page(&self, prefix: &str, after: Option<&Name>, limit: usize) -> (Vec<(Name, HeldBy)>, bool) {
+    pub(crate) fn page(
+        &self,
+        prefix: &str,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> (Vec<(Name, HeldBy)>, bool) {
         let reading = self.replica.read();
         let limit = limit.clamp(1, PAGE_MAX);
         let mut leases: Vec<_> = reading

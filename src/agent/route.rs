@@ -58,9 +58,10 @@ impl Router {
         loop {
             let left = within.saturating_sub(self.clock.now().since(began));
             if left.is_zero() {
-                let detail = format!("no answer from a leader within {within:?} ({last}); check that a majority of the agents runs and is connected");
-                let failure =
-                    if repeated { Failure::Unknown(detail) } else { Failure::Unavailable(detail) };
+                let detail = format!(
+                    "no answer from a leader within {within:?} ({last}); check that a majority of the agents runs and is connected"
+                );
+                let failure = if repeated { Failure::Unknown(detail) } else { Failure::Unavailable(detail) };
                 return Answered { response: Response::Failed(failure), repeated };
             }
             let failure = match self.attempt(request, left.min(self.patience)).await {

@@ -51,7 +51,10 @@ impl Service {
 
     fn node(&self) -> Result<&Arc<Node>, Refusal> {
         self.node.get().ok_or_else(|| {
-            Refusal::new(code::NOT_SERVING, "this agent belongs to no cluster yet; ask again when it is founded")
+            Refusal::new(
+                code::NOT_SERVING,
+                "this agent belongs to no cluster yet; ask again when it is founded",
+            )
         })
     }
 }

@@ -113,7 +113,11 @@ impl Watch {
         self.told = reading.index();
         let holder = self.name.as_ref().and_then(|name| table.holder(name));
         let holder = holder.map(|view| HolderInfo::of(&view.held_by()));
-        self.ready.push_back(Change { index: self.told, name: self.name.clone(), kind: ChangeKind::Lagged { holder } });
+        self.ready.push_back(Change {
+            index: self.told,
+            name: self.name.clone(),
+            kind: ChangeKind::Lagged { holder },
+        });
     }
 
     fn take(&mut self, batch: &Batch) {

@@ -134,7 +134,8 @@ impl LeaseRequest {
         }
         // Whole milliseconds travel; the holder must not believe longer than the leader waits.
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        let within = if wait { self.wait_at_most } else { Some(self.wait_at_most.unwrap_or(ASK_AT_MOST * 2)) };
+        let within =
+            if wait { self.wait_at_most } else { Some(self.wait_at_most.unwrap_or(ASK_AT_MOST * 2)) };
         Ok(Spec {
             began: self.holding.requester.clock().now(),
             holding: self.holding,
@@ -322,7 +323,9 @@ impl Spec {
                     _ => return Ok(Tried::Again),
                 },
                 Response::Failed(Failure::Stopped(detail)) => return Err(AcquireError::Stopped { detail }),
-                other => tracing::debug!(name = %self.name, ?other, "a granted lease could not be confirmed yet"),
+                other => {
+                    tracing::debug!(name = %self.name, ?other, "a granted lease could not be confirmed yet")
+                }
             }
         }
     }

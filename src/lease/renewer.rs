@@ -336,13 +336,7 @@ impl Renewer {
     }
 
     /// Takes an answer in, or the want of one.
-    fn answered(
-        &self,
-        ids: &[LeaseId],
-        verdicts: Option<Vec<Verdict>>,
-        sent: Moment,
-        now: Moment,
-    ) {
+    fn answered(&self, ids: &[LeaseId], verdicts: Option<Vec<Verdict>>, sent: Moment, now: Moment) {
         let mut state = self.lock();
         let Some(verdicts) = verdicts else {
             for id in ids {

@@ -72,13 +72,19 @@ impl RaftLease {
     }
 
     fn id(guard: &LeaseGuard) -> Result<LeaseId> {
-        guard.lease_id.parse().map_err(|error: crate::IdError| Error::ForeignGuard { detail: error.to_string() })
+        guard
+            .lease_id
+            .parse()
+            .map_err(|error: crate::IdError| Error::ForeignGuard { detail: error.to_string() })
     }
 
     fn find(&self, guard: &LeaseGuard) -> Result<Arc<Lease>> {
         let id = Self::id(guard)?;
         self.granted().get(&id).cloned().ok_or_else(|| Error::ForeignGuard {
-            detail: format!("no lease {id} on {:?} was granted here, or it is released or lost; acquire anew", self.name),
+            detail: format!(
+                "no lease {id} on {:?} was granted here, or it is released or lost; acquire anew",
+                self.name
+            ),
         })
     }
 }

@@ -103,7 +103,11 @@ impl Log {
             if entry.index() != index || index != cache.end_index() {
                 return Err(invalid(
                     "an entry",
-                    format!("expected index {}, found {} stored at {index}", cache.end_index(), entry.index()),
+                    format!(
+                        "expected index {}, found {} stored at {index}",
+                        cache.end_index(),
+                        entry.index()
+                    ),
                 ));
             }
             cache.entries.push_back(entry);

@@ -6,34 +6,29 @@
 pub(crate) mod log;
 pub(crate) mod machine;
 pub(crate) mod network;
-mod types;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod types;
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use openraft::{
     Instant as _, ReadPolicy,
+    async_runtime::watch::WatchReceiver as _,
     errors::{ClientWriteError, ForwardToLeader, InitializeError, LinearizableReadError, RaftError},
     impls::ProgressResponder,
-    async_runtime::watch::WatchReceiver as _,
 };
 
-pub(crate) use self::{
-    network::{ReceiveError, Receiver},
-    types::Member,
-};
 use self::{
     log::Log,
     machine::Machine,
     network::Network,
     types::{Answer, Handle, Metrics, Proposal, Types},
+};
+pub(crate) use self::{
+    network::{ReceiveError, Receiver},
+    types::Member,
 };
 use crate::{
     config::Timing,
@@ -167,7 +162,9 @@ impl Consensus {
             Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
             Ok(Err(error)) => Err(ConsensusError::Unknown(error.to_string())),
             // The core dropped the responder: it stopped with the entry in flight.
-            Err(_) => Err(ConsensusError::Unknown("the node stopped while the entry was in flight".to_owned())),
+            Err(_) => {
+                Err(ConsensusError::Unknown("the node stopped while the entry was in flight".to_owned()))
+            }
         }
     }
 
@@ -180,7 +177,9 @@ impl Consensus {
                 let read = linearizer.read_log_id();
                 Ok(Confirmed { term: read.committed_leader_id().term, read_index: read.index() })
             }
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(not_leader(&forward))
+            }
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
                 Err(ConsensusError::NotLeader { leader: None })
             }
@@ -221,7 +220,8 @@ impl Consensus {
         let target = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
-            let voters: std::collections::BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
+            let voters: std::collections::BTreeSet<NodeId> =
+                metrics.membership_config.membership().voter_ids().collect();
             metrics.replication.as_ref().and_then(|matched| {
                 matched
                     .iter()

@@ -89,7 +89,9 @@ impl Link {
 /// A peer that can't be reached is tried again after a pause, any other fault at once.
 fn of_call_error(error: CallError) -> RPCError<Types> {
     match error {
-        CallError::NotSent { .. } | CallError::Refused { .. } => RPCError::Unreachable(Unreachable::new(&error)),
+        CallError::NotSent { .. } | CallError::Refused { .. } => {
+            RPCError::Unreachable(Unreachable::new(&error))
+        }
         _ => RPCError::Network(NetworkError::new(&error)),
     }
 }
@@ -207,31 +209,47 @@ impl Receiver {
     }
 
     /// Answers one message; `None` for a method that isn't openraft's.
-    pub(crate) async fn receive(&self, method: Method, payload: &[u8]) -> Option<Result<Bytes, ReceiveError>> {
+    pub(crate) async fn receive(
+        &self,
+        method: Method,
+        payload: &[u8],
+    ) -> Option<Result<Bytes, ReceiveError>> {
         let stopped = |error: &dyn std::fmt::Display| ReceiveError::Stopped(error.to_string());
-        Some(match method {
-            APPEND => match codec::decode(payload) {
-                Ok(rpc) => self.raft.append_entries(rpc).await.map(|r| codec::encode(&r)).map_err(|e| stopped(&e)),
-                Err(error) => Err(error.into()),
-            },
-            VOTE => match codec::decode(payload) {
-                Ok(rpc) => self.raft.vote(rpc).await.map(|r| codec::encode(&r)).map_err(|e| stopped(&e)),
-                Err(error) => Err(error.into()),
-            },
-            PRE_VOTE => match codec::decode(payload) {
-                Ok(rpc) => self.raft.pre_vote(rpc).await.map(|r| codec::encode(&r)).map_err(|e| stopped(&e)),
-                Err(error) => Err(error.into()),
-            },
-            TRANSFER => match codec::decode(payload) {
-                Ok(rpc) => {
-                    self.raft.handle_transfer_leader(rpc).await.map(|r| codec::encode(&r)).map_err(|e| stopped(&e))
-                }
-                Err(error) => Err(error.into()),
-            },
-            SNAPSHOT => self.piece(payload).await,
-            _ => return None,
-        }
-        .map(Bytes::from))
+        Some(
+            match method {
+                APPEND => match codec::decode(payload) {
+                    Ok(rpc) => self
+                        .raft
+                        .append_entries(rpc)
+                        .await
+                        .map(|r| codec::encode(&r))
+                        .map_err(|e| stopped(&e)),
+                    Err(error) => Err(error.into()),
+                },
+                VOTE => match codec::decode(payload) {
+                    Ok(rpc) => self.raft.vote(rpc).await.map(|r| codec::encode(&r)).map_err(|e| stopped(&e)),
+                    Err(error) => Err(error.into()),
+                },
+                PRE_VOTE => match codec::decode(payload) {
+                    Ok(rpc) => {
+                        self.raft.pre_vote(rpc).await.map(|r| codec::encode(&r)).map_err(|e| stopped(&e))
+                    }
+                    Err(error) => Err(error.into()),
+                },
+                TRANSFER => match codec::decode(payload) {
+                    Ok(rpc) => self
+                        .raft
+                        .handle_transfer_leader(rpc)
+                        .await
+                        .map(|r| codec::encode(&r))
+                        .map_err(|e| stopped(&e)),
+                    Err(error) => Err(error.into()),
+                },
+                SNAPSHOT => self.piece(payload).await,
+                _ => return None,
+            }
+            .map(Bytes::from),
+        )
     }
 
     async fn piece(&self, payload: &[u8]) -> Result<Vec<u8>, ReceiveError> {
@@ -239,7 +257,8 @@ impl Receiver {
         let whole = {
             let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
             if piece.offset == 0 {
-                *arriving = Some(Arriving { meta: piece.meta.clone(), total: piece.total, data: BytesMut::new() });
+                *arriving =
+                    Some(Arriving { meta: piece.meta.clone(), total: piece.total, data: BytesMut::new() });
             }
             let expected = match arriving.as_ref() {
                 Some(a) if a.meta == piece.meta && a.total == piece.total => a.data.len() as u64,
@@ -247,7 +266,9 @@ impl Receiver {
             };
             let end = piece.offset.saturating_add(piece.data.len() as u64);
             match arriving.as_mut() {
-                Some(a) if expected == piece.offset && end <= piece.total => a.data.extend_from_slice(&piece.data),
+                Some(a) if expected == piece.offset && end <= piece.total => {
+                    a.data.extend_from_slice(&piece.data)
+                }
                 _ => {
                     *arriving = None;
                     return Err(ReceiveError::Piece { expected, offset: piece.offset, total: piece.total });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use openraft::{Config, SnapshotPolicy, ConfigError};
+use openraft::{Config, ConfigError, SnapshotPolicy};
 
 use crate::{config::Timing, limits::ENTRIES_PER_APPEND_MAX};
 

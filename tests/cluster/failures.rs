@@ -82,7 +82,8 @@ async fn a_returning_member_deposes_nobody() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     cluster.rejoin(away);
     let lease = cluster.agents[leader].acquire("x").await.unwrap();
-    until("the returning member to catch up", || cluster.agents[away].holder_local("x").unwrap().is_some()).await;
+    until("the returning member to catch up", || cluster.agents[away].holder_local("x").unwrap().is_some())
+        .await;
     let status = cluster.agents[leader].status();
     assert_eq!((status.term, status.role), (term, MemberRole::Leader));
     drop(lease);
@@ -141,12 +142,13 @@ async fn without_a_majority_nothing_is_granted() {
     let mut cluster = Cluster::in_process(3).await;
     let alone = cluster.followers().await[0];
     cluster.isolate(alone);
-    let refused =
-        cluster.agents[alone].lease("x").wait_at_most(Duration::from_secs(2)).try_acquire().await.unwrap_err();
-    assert!(
-        matches!(refused, AcquireError::Unavailable { .. } | AcquireError::Unknown { .. }),
-        "{refused}"
-    );
+    let refused = cluster.agents[alone]
+        .lease("x")
+        .wait_at_most(Duration::from_secs(2))
+        .try_acquire()
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, AcquireError::Unavailable { .. } | AcquireError::Unknown { .. }), "{refused}");
     assert!(cluster.agents[alone].holder_local("x").unwrap().is_none());
     cluster.rejoin(alone);
     // Whatever became of it, it is given up: the name is free for others.
@@ -179,7 +181,9 @@ async fn at_most_one_believes() {
         tasks.push(tokio::spawn(async move {
             while !done.load(Ordering::Relaxed) {
                 let request = agent.lease("x").ttl(Duration::from_millis(600));
-                let Ok(lease) = request.wait_at_most(Duration::from_secs(5)).acquire().await else { continue };
+                let Ok(lease) = request.wait_at_most(Duration::from_secs(5)).acquire().await else {
+                    continue;
+                };
                 let lease = Arc::new(lease);
                 {
                     let mut believed = believed.lock().unwrap();

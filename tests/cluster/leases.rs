@@ -20,7 +20,10 @@ async fn a_lease_goes_from_agent_to_agent() {
             let holder = other.holder("orders.db").await.unwrap().unwrap();
             assert_eq!((holder.token, holder.agent.as_str()), (lease.token(), agent.status().agent.as_str()));
             let held = other.try_acquire("orders.db").await.unwrap_err();
-            assert!(matches!(&held, AcquireError::Held { holder, .. } if holder.token == lease.token()), "{held}");
+            assert!(
+                matches!(&held, AcquireError::Held { holder, .. } if holder.token == lease.token()),
+                "{held}"
+            );
         }
         assert_eq!(lease.release().await.unwrap(), Released::Released);
     }
@@ -94,8 +97,13 @@ async fn without_renewal_it_runs_out_and_the_waiter_gets_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guarded_work_is_dropped_at_the_loss() {
     let mut cluster = Cluster::in_process(1).await;
-    let lease =
-        cluster.agents[0].lease("x").ttl(Duration::from_millis(500)).without_renewal().acquire().await.unwrap();
+    let lease = cluster.agents[0]
+        .lease("x")
+        .ttl(Duration::from_millis(500))
+        .without_renewal()
+        .acquire()
+        .await
+        .unwrap();
     assert_eq!(lease.guard(async { 7 }).await, Ok(7));
     let dropped = Arc::new(());
     let held = dropped.clone();
@@ -147,7 +155,8 @@ async fn an_acquisition_dropped_at_any_poll_leaves_nothing() {
         for held in [false, true] {
             let name = format!("x-{polls}-{held}");
             let holder = if held { Some(cluster.agents[0].acquire(&name).await.unwrap()) } else { None };
-            let mut acquiring = Box::pin(cluster.agents[polls % 3].lease(&name).ttl(limits::TTL_MAX).acquire());
+            let mut acquiring =
+                Box::pin(cluster.agents[polls % 3].lease(&name).ttl(limits::TTL_MAX).acquire());
             for _ in 0..polls {
                 let poll = std::future::poll_fn(|cx| std::task::Poll::Ready(acquiring.as_mut().poll(cx)));
                 if poll.await.is_ready() {

@@ -10,14 +10,12 @@ use crate::fixture::{Cluster, addresses, soon, until};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_is_there_after_a_restart_of_all() {
     let mut cluster = Cluster::durable(3).await;
-    let lease = cluster.agents[0].lease("x").ttl(Duration::from_secs(60)).without_renewal().acquire().await.unwrap();
+    let lease =
+        cluster.agents[0].lease("x").ttl(Duration::from_secs(60)).without_renewal().acquire().await.unwrap();
     let (token, ids) = (lease.token(), cluster.agents.iter().map(|a| a.status().node).collect::<Vec<_>>());
     let cluster_id = cluster.agents[0].status().cluster;
-    // Not given back: the process "dies" with it.
-    std::mem::forget(lease);
-    for agent in std::mem::take(&mut cluster.agents) {
-        agent.shutdown().await;
-    }
+    cluster.stop_all().await;
+    drop(lease);
     cluster.start_all().await;
     for (n, agent) in cluster.agents.iter().enumerate() {
         let status = agent.status();
@@ -72,8 +70,7 @@ async fn founders_may_come_up_one_after_the_other() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!late.is_finished() && !later.is_finished());
     let first = soon("the founding", start(0)).await.unwrap();
-    let (second, third) =
-        (soon("b", later).await.unwrap().unwrap(), soon("c", late).await.unwrap().unwrap());
+    let (second, third) = (soon("b", later).await.unwrap().unwrap(), soon("c", late).await.unwrap().unwrap());
     let clusters = [first.status().cluster, second.status().cluster, third.status().cluster];
     assert!(clusters.iter().all(|cluster| *cluster == clusters[0]));
     for agent in [first, second, third] {
@@ -161,7 +158,10 @@ async fn dropping_the_last_handle_stops_the_agent() {
 async fn starting_gives_up_in_its_time_and_leaves_nothing() {
     let founders = addresses(2);
     let start = || {
-        Agent::builder("a").listen(&founders[0]).founders(founders.clone()).start_within(Duration::from_millis(200))
+        Agent::builder("a")
+            .listen(&founders[0])
+            .founders(founders.clone())
+            .start_within(Duration::from_millis(200))
     };
     for _ in 0..2 {
         let error = start().start().await.unwrap_err();

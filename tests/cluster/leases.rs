@@ -237,3 +237,15 @@ async fn leases_are_listed_in_pages() {
     assert_eq!(names, ["a/0", "a/1", "a/2", "a/3", "a/4", "a/5", "a/6"]);
     cluster.stop_all().await;
 }
+
+/// Whoever is alone is its own majority: its leases run out like all others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_one_expires_leases_too() {
+    let mut cluster = Cluster::in_process(1).await;
+    let agent = &cluster.agents[0];
+    let lease = agent.lease("x").ttl(Duration::from_millis(500)).without_renewal().acquire().await.unwrap();
+    let next = soon("the next grant", agent.acquire("x")).await.unwrap();
+    assert!(lease.check().is_err() && next.check().is_ok());
+    drop(next);
+    cluster.stop_all().await;
+}

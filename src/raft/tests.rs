@@ -1,0 +1,1 @@
+//! openraft held to our settings and our storage.

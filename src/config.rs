@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     limits::{FOUNDERS_MAX, TTL_MAX},
     name::NameError,
@@ -17,7 +19,7 @@ use crate::{
 /// | `election_timeout_max` | 550 ms | 200 ms | 3 s |
 /// | `ttl` | 10 s | 10 s | 30 s |
 /// | `clock_drift_max` | 1 % | 1 % | 1 % |
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
     /// How often the leader says that it lives. Default 100 ms.
     ///
@@ -129,7 +131,9 @@ impl Timing {
 #[non_exhaustive]
 pub enum TtlError {
     /// It could not outlive an election.
-    #[error("a ttl of {ttl:?} is too short: the shortest is {least:?} (two election timeouts, so that a lease outlives its leader)")]
+    #[error(
+        "a ttl of {ttl:?} is too short: the shortest is {least:?} (two election timeouts, so that a lease outlives its leader)"
+    )]
     TooShort {
         /// What was asked.
         ttl: Duration,
@@ -137,7 +141,9 @@ pub enum TtlError {
         least: Duration,
     },
     /// It would block a dead holder's name for too long.
-    #[error("a ttl of {ttl:?} is too long: the longest is {most:?}; leases are renewed in the background, a short ttl is enough")]
+    #[error(
+        "a ttl of {ttl:?} is too long: the longest is {most:?}; leases are renewed in the background, a short ttl is enough"
+    )]
     TooLong {
         /// What was asked.
         ttl: Duration,
@@ -156,6 +162,9 @@ pub enum ConfigFault {
     /// No address to listen on.
     #[error("no address to listen on; call listen(\"host:port\")")]
     NoListen,
+    /// No agents for a client to talk to.
+    #[error("no agent to connect to; give the address of one agent or more, as in 127.0.0.1:7101")]
+    NoAgents,
     /// An address that has no port, or no host.
     #[error("{what} {addr:?} is not an address; write host:port, as in 127.0.0.1:7101")]
     Address {
@@ -165,7 +174,9 @@ pub enum ConfigFault {
         addr: String,
     },
     /// No founders.
-    #[error("no founders; call founders([…]) with the same list of addresses on every agent, this one's among them")]
+    #[error(
+        "no founders; call founders([…]) with the same list of addresses on every agent, this one's among them"
+    )]
     NoFounders,
     /// Too many founders.
     #[error("{count} founders, the most are {FOUNDERS_MAX}; let 3 or 5 found the cluster")]
@@ -180,7 +191,9 @@ pub enum ConfigFault {
         addr: String,
     },
     /// The agent itself is missing among the founders.
-    #[error("this agent is reached at {advertise}, which is not among the founders {founders:?}; add it, or call advertise(\"host:port\") with the address under which the others list it")]
+    #[error(
+        "this agent is reached at {advertise}, which is not among the founders {founders:?}; add it, or call advertise(\"host:port\") with the address under which the others list it"
+    )]
     NotAFounder {
         /// The address under which the others reach this agent.
         advertise: String,
@@ -194,7 +207,9 @@ pub enum ConfigFault {
         heartbeat: Duration,
     },
     /// The election timeout leaves no room for a lost heartbeat.
-    #[error("election_timeout_min {election_timeout_min:?} is too short for the heartbeat; it must be at least {least:?} (two heartbeats)")]
+    #[error(
+        "election_timeout_min {election_timeout_min:?} is too short for the heartbeat; it must be at least {least:?} (two heartbeats)"
+    )]
     ElectionBesideHeartbeat {
         /// The shortest allowed.
         least: Duration,
@@ -202,7 +217,9 @@ pub enum ConfigFault {
         election_timeout_min: Duration,
     },
     /// The range of the election timeout is empty.
-    #[error("election_timeout_max {max:?} must be longer than election_timeout_min {min:?}, or elections split")]
+    #[error(
+        "election_timeout_max {max:?} must be longer than election_timeout_min {min:?}, or elections split"
+    )]
     ElectionRange {
         /// The minimum.
         min: Duration,
@@ -282,7 +299,11 @@ mod tests {
 
     #[test]
     fn addresses() {
-        assert!(is_address("127.0.0.1:7101", false) && is_address("[::1]:7101", false) && is_address("a:1", false));
+        assert!(
+            is_address("127.0.0.1:7101", false)
+                && is_address("[::1]:7101", false)
+                && is_address("a:1", false)
+        );
         assert!(!is_address("127.0.0.1", false) && !is_address(":1", false) && !is_address("a:0", false));
         assert!(is_address("a:0", true) && !is_address("a:70000", true));
     }

@@ -1,6 +1,7 @@
 //! An embedded lease that a cluster of agents agrees on by Raft.
 
 mod agent;
+mod client;
 mod clock;
 mod codec;
 mod config;
@@ -20,17 +21,20 @@ mod runtime;
 mod session;
 mod storage;
 mod table;
+mod tasks;
 mod time;
 mod token;
 mod transport;
 
 pub use crate::{
     agent::{Agent, Builder, Change, ChangeKind, Watch},
+    client::{Client, ClientBuilder},
     clock::{Clock, ManualClock, SystemClock},
     codec::CodecError,
     config::{ConfigError, ConfigFault, Timing, TtlError},
     error::{
-        AcquireError, ConnectError, Error, HolderInfo, ReadError, ReleaseError, RenewError, Result, StartError,
+        AcquireError, ConnectError, Error, HolderInfo, ReadError, ReleaseError, RenewError, Result,
+        StartError,
     },
     id::{ClusterId, IdError, LeaseId, NodeId},
     lease::{Fence, FenceError, Lease, LeaseRequest, Released},
@@ -39,7 +43,7 @@ pub use crate::{
     provider::{LeaseGuard, RaftLease, WriteLease, WriteLeaseProvider},
     session::{LeaseLost, LossReason},
     storage::StorageError,
-    time::{Drift, Moment},
+    time::{Drift, DriftError, Moment},
     token::Token,
     transport::{BindError, InProcessNetwork},
 };

@@ -16,7 +16,6 @@ use super::{
     node::Node,
     route::Router,
     serve::Service,
-    tasks::Tasks,
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -32,6 +31,7 @@ use crate::{
     runtime::{self, watch},
     storage::{DataDir, DiskJournal, Journal, MemoryJournal, Options, Recovered, StorageError},
     table::Holder,
+    tasks::Tasks,
     transport::{Identity, InProcessNetwork, Role, Settings, TcpTransport, Transport},
 };
 
@@ -194,10 +194,12 @@ impl Builder {
         let starting = Starting::new(self.check()?).await?;
         let result = match within {
             None => starting.run().await,
-            Some(within) => runtime::timeout(within, starting.run()).await.unwrap_or_else(|runtime::TimedOut| {
-                let waiting_for = "the other founders did not answer, or elected no leader".to_owned();
-                Err(StartError::NotReady { within, waiting_for })
-            }),
+            Some(within) => {
+                runtime::timeout(within, starting.run()).await.unwrap_or_else(|runtime::TimedOut| {
+                    let waiting_for = "the other founders did not answer, or elected no leader".to_owned();
+                    Err(StartError::NotReady { within, waiting_for })
+                })
+            }
         };
         match result {
             Ok(node) => Ok(Agent::of(Arc::new(Handle { node, tasks: starting.tasks.clone() }))),
@@ -270,7 +272,11 @@ fn open_disk(path: &std::path::Path, name: &AgentName, new_node_id: NodeId) -> R
     let node_id = identity.node_id;
     let keep = move |plan: &Plan| {
         let founding = Bytes::from(codec::encode(plan));
-        directory.save(&crate::storage::Identity { cluster_id: Some(plan.cluster), founding, ..identity.clone() })
+        directory.save(&crate::storage::Identity {
+            cluster_id: Some(plan.cluster),
+            founding,
+            ..identity.clone()
+        })
     };
     Ok(Opened { node_id, plan, journal: Arc::new(journal), recovered, keep: Box::new(keep) })
 }
@@ -350,7 +356,10 @@ impl Starting {
         )
         .await
         .map_err(|error| StartError::Recover {
-            dir: settings.data_dir.as_ref().map_or_else(|| "memory".to_owned(), |dir| dir.display().to_string()),
+            dir: settings
+                .data_dir
+                .as_ref()
+                .map_or_else(|| "memory".to_owned(), |dir| dir.display().to_string()),
             detail: error.to_string(),
         })?;
         *lock(&self.consensus) = Some(consensus.clone());
@@ -402,9 +411,7 @@ impl Starting {
         }
         consensus.run();
         service.open(node.clone());
-        if plan.former == self.node_id
-            && !consensus.is_founded().await.map_err(|_| StartError::Stopped)?
-        {
+        if plan.former == self.node_id && !consensus.is_founded().await.map_err(|_| StartError::Stopped)? {
             tracing::info!(cluster = %plan.cluster, members = plan.members.len(), "forming the cluster");
             consensus.found(plan.members.clone()).await.map_err(|_| StartError::Stopped)?;
         }

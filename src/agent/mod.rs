@@ -3,7 +3,7 @@
 //! | file | what lives there |
 //! | --- | --- |
 //! | `builder.rs`, `founding.rs` | starting; how founders become one cluster |
-//! | `node.rs`, `tasks.rs` | what runs, and who ends it |
+//! | `node.rs` | what runs, and who ends it |
 //! | `leader.rs` | deadlines, renewals and expiries, while this node leads |
 //! | `route.rs`, `serve.rs` | requests to the leader, and from others |
 //! | `hub.rs`, `watch.rs` | who hears of applied changes |
@@ -15,21 +15,21 @@ mod leader;
 mod node;
 mod route;
 mod serve;
-mod tasks;
 mod watch;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use self::node::Node;
 pub use self::{
     builder::Builder,
     watch::{Change, ChangeKind, Watch},
 };
-use self::{node::Node, tasks::Tasks};
 use crate::{
     error::{AcquireError, HolderInfo, ReadError},
     lease::{Holding, Lease, LeaseRequest, Requester as _},
     message::{Failure, StatusReport},
     name::Name,
+    tasks::Tasks,
 };
 
 /// How long a linearizable read is tried.
@@ -195,7 +195,10 @@ impl Agent {
 impl fmt::Debug for Agent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let holder = self.node().holder();
-        f.debug_struct("Agent").field("name", &holder.agent).field("node", &holder.node).finish_non_exhaustive()
+        f.debug_struct("Agent")
+            .field("name", &holder.agent)
+            .field("node", &holder.node)
+            .finish_non_exhaustive()
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{founding::Plan, hub::Hub, leader::Leader, route::Router, tasks::Tasks};
+use super::{founding::Plan, hub::Hub, leader::Leader, route::Router};
 use crate::{
     clock::{self, Clock},
     config::Timing,
@@ -24,6 +24,7 @@ use crate::{
     session::LossReason,
     storage::Journal,
     table::{Command, Entry, HeldBy, Holder},
+    tasks::Tasks,
     time::Moment,
     token::Token,
     transport::Transport,
@@ -134,7 +135,8 @@ impl Node {
 
     /// Stops everything, in the order in which the cluster notices least. Any number may call it; all wait.
     pub(crate) async fn shut_down(&self) {
-        let first = !std::mem::replace(&mut *self.stopping.lock().unwrap_or_else(PoisonError::into_inner), true);
+        let first =
+            !std::mem::replace(&mut *self.stopping.lock().unwrap_or_else(PoisonError::into_inner), true);
         if !first {
             self.tasks.ended().await;
             return;
@@ -173,7 +175,9 @@ impl Node {
         let index = match self.router.ask(&Request::ReadIndex, within).await.response {
             Response::ReadIndex(index) => index,
             Response::Failed(failure) => return Err(failure),
-            other => return Err(Failure::Unavailable(format!("an answer that fits no read index: {other:?}"))),
+            other => {
+                return Err(Failure::Unavailable(format!("an answer that fits no read index: {other:?}")));
+            }
         };
         let left = within.saturating_sub(self.clock.now().since(began));
         runtime::timeout(left, self.replica.reach(index)).await.map_err(|runtime::TimedOut| {
@@ -182,7 +186,12 @@ impl Node {
     }
 
     /// A page of leases from this replica.
-    pub(crate) fn page(&self, prefix: &str, after: Option<&Name>, limit: usize) -> (Vec<(Name, HeldBy)>, bool) {
+    pub(crate) fn page(
+        &self,
+        prefix: &str,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> (Vec<(Name, HeldBy)>, bool) {
         let reading = self.replica.read();
         let limit = limit.clamp(1, PAGE_MAX);
         let mut leases: Vec<_> = reading
@@ -228,6 +237,7 @@ impl Node {
             leases: counts.leases as u64,
             waiters: counts.waiters as u64,
             durable: self.durable,
+            timing: self.timing,
             stopped: self.stopped.borrow().clone(),
         }
     }

@@ -4,6 +4,7 @@
 //! implement each in its own way.
 
 mod acquire;
+mod attempts;
 mod fence;
 mod held;
 mod renewer;
@@ -21,15 +22,16 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-pub use self::{
-    acquire::LeaseRequest,
-    fence::{Fence, FenceError},
-};
 pub(crate) use self::{
     acquire::Holding,
+    attempts::{Attempts, failure_of_call},
     held::Held,
     renewer::Renewer,
     requester::{Answered, Requester},
+};
+pub use self::{
+    acquire::LeaseRequest,
+    fence::{Fence, FenceError},
 };
 use crate::{
     clock,
@@ -77,13 +79,7 @@ pub enum Released {
 }
 
 impl Lease {
-    pub(crate) fn new(
-        holding: Holding,
-        id: LeaseId,
-        ttl: Duration,
-        held: Arc<Held>,
-        renewed: bool,
-    ) -> Self {
+    pub(crate) fn new(holding: Holding, id: LeaseId, ttl: Duration, held: Arc<Held>, renewed: bool) -> Self {
         holding.renewer.keep(id, ttl, &held, renewed);
         Self { holding, id, ttl, held, open: AtomicBool::new(true), released_by_drop: true }
     }

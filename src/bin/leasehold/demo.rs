@@ -125,6 +125,9 @@ async fn take(timeline: &Timeline, anna: &Agent, store: &mut Store) -> Result<Le
     timeline.at("anna", &format!("holds the lease, token {}", lease.token()));
     store.write(lease.token(), "anna's first").map_err(|error| broken("writing")(&error))?;
     timeline.at("anna", "writes; the store has seen her token now");
+    seam::sleep(TTL * 4 / 3).await;
+    expect(lease.check().is_ok(), "anna holds the lease for longer than its ttl")?;
+    timeline.at("anna", &format!("still holds it, after more than {TTL:?}: it was renewed"));
     Ok(lease)
 }
 

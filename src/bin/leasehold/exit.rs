@@ -93,6 +93,10 @@ impl From<AcquireError> for Failed {
             AcquireError::Name(_) | AcquireError::Ttl(_) | AcquireError::Metadata { .. } => USAGE,
             _ => ERROR,
         };
+        // The library's remedy is a method; here it is a flag.
+        if let AcquireError::Held { name, holder } = &error {
+            return Self::with(code, format!("{name:?} is {holder}; leave --no-wait out to wait for it"));
+        }
         Self::with(code, error)
     }
 }

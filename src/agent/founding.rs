@@ -101,6 +101,11 @@ pub(crate) enum Reply {
         /// Why.
         detail: String,
     },
+    /// To `Promise`: the plan has another node at this founder's address.
+    NotInPlan {
+        /// The answering founder.
+        node: NodeId,
+    },
 }
 
 /// Writes a promise down, durably where there is a data directory.
@@ -170,6 +175,7 @@ impl Founding {
                 Ok(()) => Reply::Promised,
                 Err(PromiseError::Elsewhere(cluster)) => Reply::PromisedElsewhere { cluster },
                 Err(PromiseError::Storage(error)) => Reply::CannotPromise { detail: error.to_string() },
+                Err(PromiseError::NotInPlan) => Reply::NotInPlan { node: self.node },
             },
         }
     }
@@ -180,6 +186,10 @@ impl Founding {
             Some(old) if old == plan => return Ok(()),
             Some(old) => return Err(PromiseError::Elsewhere(old.cluster)),
             None => {}
+        }
+        // A founder that lost its directory, or its memory, is another node: it can't keep the old one's promise.
+        if plan.members.get(&self.node).is_none_or(|member| member.addr != self.address) {
+            return Err(PromiseError::NotInPlan);
         }
         (self.keep)(&plan).map_err(PromiseError::Storage)?;
         self.plan.send_replace(Some(plan));
@@ -214,13 +224,20 @@ impl Founding {
 
     /// Takes part until this founder has promised itself to a plan, and returns it; on the former, all have.
     ///
+    /// `has_log` says that this member's log has entries: then the cluster was formed long ago, with all promises, and
+    /// the others, who may be down now, are not asked again.
+    ///
     /// # Errors
     /// When lists disagree, when another founder belongs to another plan, when the promise can't be written down.
     pub(crate) async fn settle(
         &self,
         transport: &dyn Transport,
         clock: &dyn Clock,
+        has_log: bool,
     ) -> Result<Plan, StartError> {
+        if let Some(plan) = self.plan().filter(|_| has_log) {
+            return Ok(plan);
+        }
         let mut disagreement = self.disagreement.subscribe();
         let contradicted = async {
             match disagreement.wait_for(Option::is_some).await {
@@ -315,6 +332,9 @@ impl Founding {
             Err(PromiseError::Elsewhere(cluster)) => {
                 Err(StartError::AlreadyFounded { by: self.address.clone(), cluster })
             }
+            Err(PromiseError::NotInPlan) => {
+                Err(StartError::SameNode { node: self.node, address: self.address.clone() })
+            }
         }
     }
 
@@ -351,6 +371,9 @@ impl Founding {
                     Some(Reply::PromisedElsewhere { cluster }) => {
                         return Err(StartError::AlreadyFounded { by: address, cluster });
                     }
+                    Some(Reply::NotInPlan { node }) => {
+                        return Err(StartError::FounderChanged { address, node, cluster: plan.cluster });
+                    }
                     Some(Reply::CannotPromise { detail }) => {
                         tracing::warn!(address, detail, "a founder can't write its promise down");
                     }
@@ -368,6 +391,7 @@ impl Founding {
 
 enum PromiseError {
     Elsewhere(ClusterId),
+    NotInPlan,
     Storage(StorageError),
 }
 

@@ -169,7 +169,7 @@ async fn a_wait_moves_on_with_everyone_else() {
 async fn a_closed_client_asks_no_more() {
     let (line, stage) = line([]);
     let clock: Arc<dyn crate::Clock> = Arc::new(SystemClock);
-    line.close(&crate::lease::Renewer::new(clock, Timing::default().clock_drift_max)).await;
+    line.close(&crate::lease::Renewer::new(clock)).await;
     assert!(matches!(line.seen(LONG).await, Err(Failure::Stopped(_))));
     assert_eq!(asked(&stage), [""; 0]);
 }

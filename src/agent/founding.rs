@@ -40,6 +40,8 @@ use crate::{
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(150));
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a founder that is about to give up still answers.
+const LINGER: Duration = Duration::from_millis(300);
 /// How often is told who is still missing.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
@@ -247,7 +249,11 @@ impl Founding {
         };
         match runtime::select2(self.take_part(transport, clock), contradicted).await {
             runtime::Either::First(plan) => plan,
-            runtime::Either::Second(Some((from, theirs))) => Err(self.disagree(from, theirs)),
+            runtime::Either::Second(Some((from, theirs))) => {
+                // The other founder is to hear of it too: our answer is on its way, and stopping would take it back.
+                runtime::sleep(LINGER).await;
+                Err(self.disagree(from, theirs))
+            }
             runtime::Either::Second(None) => Err(StartError::Stopped),
         }
     }

@@ -40,7 +40,11 @@ fn an_agent_says_why_it_does_not_start() {
     assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1, "a foreign directory is left as it was");
 
     let below_a_file = foreign.join("letters.txt").join("data");
-    agent(&["--data-dir", below_a_file.to_str().unwrap()], 1, &["letters.txt", "check that the path is right"]);
+    agent(
+        &["--data-dir", below_a_file.to_str().unwrap()],
+        1,
+        &["letters.txt", "check that the path is right"],
+    );
 
     agent(&["--ttl", "0s"], 2, &["a ttl of 0", "the shortest is"]);
     agent(&["--ttl", "10"], 2, &["has no unit", "10s"]);
@@ -64,10 +68,7 @@ fn founders_that_disagree_both_say_so() {
     let start = |address: &str, founders: &str| {
         Process::start(&mut leasehold(&["agent", "--name", "a", "--listen", address, "--founder", founders]))
     };
-    let agents = [
-        start(&one, &format!("{one},{other}")),
-        start(&other, &format!("{one},{other},{third}")),
-    ];
+    let agents = [start(&one, &format!("{one},{other}")), start(&other, &format!("{one},{other},{third}"))];
     for agent in agents {
         let ended = agent.ended();
         assert_eq!(ended.code, 1, "{ended:?}");

@@ -64,7 +64,8 @@ fn all_agents_are_killed_at_once_and_restarted() {
     assert_eq!((cluster.holder("orders"), cluster.json(&["leases"])), before);
     assert!(lives(pid) && waits.started().is_none());
     // Tokens go on where they were, the queue too.
-    let out = Process::start(&mut cluster.command(&["run", "other", "--", "sh", "-c", "echo $LEASEHOLD_TOKEN"]));
+    let out =
+        Process::start(&mut cluster.command(&["run", "other", "--", "sh", "-c", "echo $LEASEHOLD_TOKEN"]));
     let third: u64 = out.ended().out.trim().parse().unwrap();
     assert_eq!(third, token + 2);
     holds.process.signal(Signal::INT);
@@ -75,7 +76,8 @@ fn all_agents_are_killed_at_once_and_restarted() {
 #[test]
 fn a_stopped_leader_costs_nobody_a_lease() {
     let cluster = Cluster::start("2s");
-    let mut runs: Vec<_> = (0..3).map(|at| cluster.run(&format!("n{at}"), &format!("log{at}"), &[])).collect();
+    let mut runs: Vec<_> =
+        (0..3).map(|at| cluster.run(&format!("n{at}"), &format!("log{at}"), &[])).collect();
     let tokens: Vec<_> = runs.iter().map(|run| run.wait_started().1).collect();
     let leader = cluster.leader();
     cluster.signal(leader, Signal::STOP);

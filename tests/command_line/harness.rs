@@ -130,8 +130,7 @@ pub(crate) fn free_addresses<const N: usize>() -> [String; N] {
     } else {
         "127.0.0.1".to_owned()
     };
-    let ports: [TcpListener; N] =
-        std::array::from_fn(|_| TcpListener::bind(format!("{host}:0")).unwrap());
+    let ports: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind(format!("{host}:0")).unwrap());
     std::array::from_fn(|at| ports[at].local_addr().unwrap().to_string())
 }
 

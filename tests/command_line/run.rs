@@ -39,7 +39,8 @@ fn codes_signals_and_surroundings_are_passed_on() {
     let log = cluster.path("left");
     let script = "(trap 'echo asked >> $LOG; exit' TERM; echo $(exec sh -c 'echo $PPID') > $LOG; sleep 600 & wait) & \
                   while ! test -s $LOG; do sleep 0.01; done; exit 3";
-    let ended = Process::start(cluster.command(&["run", "x", "--", "sh", "-c", script]).env("LOG", &log)).ended();
+    let ended =
+        Process::start(cluster.command(&["run", "x", "--", "sh", "-c", script]).env("LOG", &log)).ended();
     assert_eq!(ended.code, 3, "{ended:?}");
     let log = fs::read_to_string(log).unwrap();
     let (pid, asked) = log.trim().split_once('\n').unwrap_or_else(|| panic!("{log:?}"));

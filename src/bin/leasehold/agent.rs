@@ -56,8 +56,7 @@ fn builder(args: &AgentArgs) -> Builder {
         Profile::FastLan => Timing::fast_lan(),
         Profile::Wan => Timing::wan(),
     };
-    let mut builder =
-        Agent::builder(&args.name).listen(&args.listen).founders(&args.founders).timing(timing);
+    let mut builder = Agent::builder(&args.name).listen(&args.listen).founders(&args.founders).timing(timing);
     if let Some(address) = &args.advertise {
         builder = builder.advertise(address);
     }

@@ -56,7 +56,13 @@ command line.";
 #[derive(Args)]
 pub(crate) struct ConnectArgs {
     /// Addresses of agents, separated by commas; any one that answers will do
-    #[arg(long, env = "LEASEHOLD_CONNECT", value_delimiter = ',', required = true, value_name = "HOST:PORT,…")]
+    #[arg(
+        long,
+        env = "LEASEHOLD_CONNECT",
+        value_delimiter = ',',
+        required = true,
+        value_name = "HOST:PORT,…"
+    )]
     pub(crate) connect: Vec<String>,
 }
 

@@ -5,7 +5,9 @@
 
 use std::{future::Future, time::Duration};
 
-use leasehold::{Agent, Clock as _, Fence, FenceError, InProcessNetwork, Lease, Moment, SystemClock, Timing, Token};
+use leasehold::{
+    Agent, Clock as _, Fence, FenceError, InProcessNetwork, Lease, Moment, SystemClock, Timing, Token,
+};
 
 use crate::{exit::Failed, output, seam};
 
@@ -158,7 +160,13 @@ async fn cut_off(
         network.isolate(AGENTS[0].1);
         timeline.at("network", "anna is cut off");
         expect(old.check().is_ok(), "anna still holds the lease right after the cut")?;
-        timeline.at("anna", &format!("still holds the lease, {:.1} s are left without a renewal", old.remaining().as_secs_f64()));
+        timeline.at(
+            "anna",
+            &format!(
+                "still holds the lease, {:.1} s are left without a renewal",
+                old.remaining().as_secs_f64()
+            ),
+        );
         let lost = old.lost().await;
         let lost_at = SystemClock.now();
         timeline.at_moment(lost_at, "anna", &format!("has lost it, by her own clock: {}", lost.reason));
@@ -198,10 +206,18 @@ fn fenced(timeline: &Timeline, store: &mut Store, old: &Lease, new: &Lease) -> R
         return Err(Failed::new("the demo expected that the store refuses anna's old token, and it did not"));
     };
     timeline.at("anna", &format!("writes late, and is refused: {refused}"));
-    expect(store.rows == ["anna's first", "bert's first"], "the store has what the holders wrote, and nothing else")
+    expect(
+        store.rows == ["anna's first", "bert's first"],
+        "the store has what the holders wrote, and nothing else",
+    )
 }
 
-async fn heal(timeline: &Timeline, network: &InProcessNetwork, anna: &Agent, new: &Lease) -> Result<(), Failed> {
+async fn heal(
+    timeline: &Timeline,
+    network: &InProcessNetwork,
+    anna: &Agent,
+    new: &Lease,
+) -> Result<(), Failed> {
     explain("6. The network is mended. anna's agent catches up by itself.");
     network.rejoin(AGENTS[0].1);
     timeline.at("network", "anna is connected again");

@@ -34,11 +34,7 @@
 //! To the guard: `until <nanoseconds>`, a later deadline; `finish`, the command has ended: end what it left behind.
 //! From it: `ready`, it catches signals; `late`, it begins to end the group because the deadline is near.
 
-use std::{
-    io::Write as _,
-    os::fd::AsFd as _,
-    time::Duration,
-};
+use std::{io::Write as _, os::fd::AsFd as _, time::Duration};
 
 use leasehold::{Clock as _, Moment, SystemClock};
 use rustix::process::Signal;
@@ -83,7 +79,9 @@ async fn next_word(lines: &mut Lines<BufReader<pipe::Receiver>>) -> Word {
     let Ok(Some(line)) = lines.next_line().await else { return Word::Gone };
     match line.split_once(' ') {
         None if line == "finish" => Word::Finish,
-        Some(("until", nanos)) => nanos.parse().map_or(Word::Gone, |nanos| Word::Until(Moment::from_nanos(nanos))),
+        Some(("until", nanos)) => {
+            nanos.parse().map_or(Word::Gone, |nanos| Word::Until(Moment::from_nanos(nanos)))
+        }
         _ => Word::Gone,
     }
 }

@@ -51,7 +51,10 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, Failed> {
     // What can be wrong without asking anybody, before anybody is asked.
     let name = Name::new(&args.name).map_err(|error| Failed::with(exit::USAGE, error))?;
     if args.ttl.is_some_and(|ttl| ttl.is_zero()) {
-        return Err(Failed::with(exit::USAGE, "a ttl of 0 is no lease at all; ask for --ttl 10s, or leave it out"));
+        return Err(Failed::with(
+            exit::USAGE,
+            "a ttl of 0 is no lease at all; ask for --ttl 10s, or leave it out",
+        ));
     }
     let mut signals = Signals::of(&PASSED_ON)?;
     let holder = args.holder.clone().unwrap_or_else(holder_name);
@@ -137,7 +140,8 @@ struct Guard {
 impl Guard {
     /// Starts it with the lease's present deadline, and waits until it is ready.
     async fn start(lease: &Lease) -> Result<Self, Failed> {
-        let failed = |what: &str| Failed::new(format!("the guard beside the command {what}; nothing was started"));
+        let failed =
+            |what: &str| Failed::new(format!("the guard beside the command {what}; nothing was started"));
         let program = std::env::current_exe().map_err(|error| failed(&format!("is not found: {error}")))?;
         let ms = |span: Duration| span.as_millis().to_string();
         let mut child = Command::new(program)
@@ -227,7 +231,10 @@ async fn hold(lease: &Lease, args: &RunArgs, signals: &mut Signals) -> Result<u8
                 io::ErrorKind::NotFound => exit::NOT_FOUND,
                 _ => exit::NOT_EXECUTABLE,
             };
-            return Err(Failed::with(code, format!("can't run {program:?}: {error}; check the command after --")));
+            return Err(Failed::with(
+                code,
+                format!("can't run {program:?}: {error}; check the command after --"),
+            ));
         }
     };
     let tick = lease.ttl() / TELLS_PER_TTL;

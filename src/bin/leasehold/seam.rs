@@ -48,9 +48,11 @@ impl Signals {
         let ignored = ignored();
         let heard = signals.iter().filter(|signal| ignored & (1 << (signal.as_raw() - 1)) == 0);
         let listen = |signal: &Signal| Ok((*signal, unix::signal(SignalKind::from_raw(signal.as_raw()))?));
-        heard.map(listen).collect::<io::Result<_>>().map(Self).map_err(|error: io::Error| {
-            Failed::new(format!("signals can't be caught: {error}"))
-        })
+        heard
+            .map(listen)
+            .collect::<io::Result<_>>()
+            .map(Self)
+            .map_err(|error: io::Error| Failed::new(format!("signals can't be caught: {error}")))
     }
 
     /// The next one. Cancel-safe.

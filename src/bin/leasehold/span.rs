@@ -26,8 +26,13 @@ mod tests {
     #[test]
     fn spans() {
         let ms = |text| parse(text).unwrap().as_millis();
-        assert_eq!((ms("500ms"), ms("10s"), ms("2m"), ms("1h"), ms("0")), (500, 10_000, 120_000, 3_600_000, 0));
-        for wrong in ["", "10", "s", "-1s", "1.5s", "10 s", "10d", "99999999999999999999s", "18446744073709551615h"] {
+        assert_eq!(
+            (ms("500ms"), ms("10s"), ms("2m"), ms("1h"), ms("0")),
+            (500, 10_000, 120_000, 3_600_000, 0)
+        );
+        for wrong in
+            ["", "10", "s", "-1s", "1.5s", "10 s", "10d", "99999999999999999999s", "18446744073709551615h"]
+        {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -195,7 +195,7 @@ impl Node {
         let limit = limit.clamp(1, PAGE_MAX);
         let mut leases: Vec<_> = reading
             .table()
-            .leases_after(prefix, after)
+            .leases(prefix, after)
             .take(limit + 1)
             .map(|view| (view.name.clone(), view.held_by()))
             .collect();

@@ -231,7 +231,7 @@ impl Lease {
         let was_held = self.held.end(LossReason::Released);
         self.holding.renewer.forget(&self.id);
         let (requester, lease_id) = (self.holding.requester.clone(), self.id);
-        was_held.then(|| async move {
+        was_held.then_some(async move {
             match requester.ask(&Request::Release { lease_id }, RELEASE_AT_MOST).await.response {
                 Response::Outcome(_) => Ok(()),
                 Response::Failed(failure) => Err(failure),

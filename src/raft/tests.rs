@@ -2,23 +2,21 @@
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use openraft::{
     StorageError,
     testing::log::{StoreBuilder, Suite},
 };
 
-use super::{Consensus, Member, Receiver, log::Log, machine::Machine, settings, types::Types};
+use super::{Consensus, Member, log::Log, machine::Machine, settings, types::Types};
 use crate::{
     AgentName, Timing,
     id::NodeId,
     replica::Replica,
-    runtime,
+    runtime::watch,
     storage::{DataDir, DiskJournal, Journal, MemoryJournal, Options, Recovered},
     table::{Command, Entry, Outcome},
     token::Token,
-    transport::{Caller, Handler, Identity, InProcessNetwork, Method, Refusal, Role, Transport},
+    transport::{Identity, InProcessNetwork, Role, Transport},
 };
 
 fn parts(journal: Arc<dyn Journal>, recovered: Recovered) -> (Log, Machine) {
@@ -79,8 +77,7 @@ async fn alone(journal: Arc<dyn Journal>, recovered: Recovered) -> (Consensus, A
         agent: AgentName::new("a").unwrap(),
     };
     let network = InProcessNetwork::new(1);
-    let transport: Arc<dyn Transport> =
-        Arc::new(network.bind("a:1", runtime::watch::channel(identity).1).unwrap());
+    let transport: Arc<dyn Transport> = Arc::new(network.bind("a:1", watch::channel(identity).1).unwrap());
     let replica = Replica::new();
     let timing = Timing::fast_lan();
     let built =
@@ -102,7 +99,7 @@ async fn until_leading(consensus: &Consensus) -> u64 {
 }
 
 async fn within_10_s<T>(future: impl Future<Output = T>) -> T {
-    runtime::timeout(Duration::from_secs(10), future).await.expect("it takes longer than 10 s")
+    crate::runtime::timeout(Duration::from_secs(10), future).await.expect("it takes longer than 10 s")
 }
 
 fn found(tokens_above: u64) -> Entry {
@@ -150,73 +147,4 @@ async fn a_proposal_for_another_term_changes_nothing() {
     let confirmed = consensus.confirm().await.unwrap();
     assert_eq!(confirmed.term, term);
     consensus.shutdown().await;
-}
-
-/// Hands what arrives to openraft.
-struct Serving(Receiver);
-
-#[async_trait]
-impl Handler for Serving {
-    async fn handle(&self, _: &Caller, method: Method, payload: Bytes) -> Result<Bytes, Refusal> {
-        match self.0.receive(method, &payload).await {
-            Some(Ok(reply)) => Ok(reply),
-            other => Err(Refusal::new(1, format!("{other:?}"))),
-        }
-    }
-}
-
-/// A cluster of three that talk to each other, and their transports, which end with them.
-async fn three(network: &InProcessNetwork, timing: &Timing) -> Vec<(Consensus, Arc<dyn Transport>)> {
-    let node = |number: u64| (NodeId::from_bits(number), format!("{number}:1"));
-    let mut nodes = Vec::new();
-    let mut members = BTreeMap::new();
-    for number in 1..=3 {
-        let (id, addr) = node(number);
-        let agent = AgentName::new(&addr).unwrap();
-        let identity = Identity { cluster: None, node: Some(id), role: Role::Member, agent };
-        let transport: Arc<dyn Transport> =
-            Arc::new(network.bind(&addr, runtime::watch::channel(identity).1).unwrap());
-        let journal = Arc::new(MemoryJournal::new());
-        let built =
-            Consensus::build(id, timing, transport.clone(), journal, Recovered::default(), Replica::new());
-        let (consensus, _) = built.await.unwrap();
-        transport.serve(Arc::new(Serving(consensus.receiver())));
-        consensus.run();
-        members.insert(id, Member { agent: addr.clone(), addr });
-        nodes.push((consensus, transport));
-    }
-    assert!(nodes[0].0.found(members).await.unwrap());
-    nodes
-}
-
-/// Pre-vote: a member that was cut off for several election timeouts has not raised its term meanwhile, so that its
-/// return costs nobody the leadership (and no deadline starts afresh).
-#[tokio::test]
-async fn a_returning_member_deposes_nobody() {
-    // Unhurried, so that a busy machine elects nobody by itself.
-    let (network, timing) = (InProcessNetwork::new(1), Timing::default());
-    let nodes = three(&network, &timing).await;
-    let term = until_leading(&nodes[0].0).await;
-    assert_eq!(within_10_s(nodes[0].0.propose(found(7))).await, Ok(Outcome::Founded));
-    let returning = &nodes[2].0;
-    network.isolate("3:1");
-    // In its solitude nothing may happen, and that can't be waited for otherwise.
-    runtime::sleep(timing.election_timeout_max * 4).await;
-    network.rejoin("3:1");
-    assert_eq!(within_10_s(nodes[0].0.propose(found(8))).await, Ok(Outcome::AlreadyFounded));
-    let caught_up = async {
-        let mut watch = returning.watch();
-        while watch.now().applied < nodes[0].0.leadership().applied || watch.now().leader.is_none() {
-            watch.changed().await.unwrap();
-        }
-    };
-    within_10_s(caught_up).await;
-    for (consensus, _) in &nodes {
-        assert_eq!(consensus.leadership().term, term);
-    }
-    assert!(nodes[0].0.leadership().leading);
-    for (consensus, transport) in &nodes {
-        transport.shutdown().await;
-        consensus.shutdown().await;
-    }
 }

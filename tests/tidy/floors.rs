@@ -152,6 +152,10 @@ fn nobody_imports_from_a_higher_floor() {
     let mut edges = 0;
     for source in sources.iter().filter(|source| !source.is_for_tests()) {
         let module = module_of(source).unwrap();
+        if module == "bin" {
+            // Another crate: what it sees of this one, the compiler decides. Its `crate::` is itself.
+            continue;
+        }
         let Some(floor) = floor_of(module) else {
             faults
                 .push(format!("{}: {module} has no floor; give it one in tests/tidy/floors.rs", source.path));

@@ -114,7 +114,11 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("src/clock.rs", "the clock's going forward is what is tested"),
     ("src/transport/tests/in_process.rs", "a delay is what is tested"),
     ("src/transport/tests/hostile_peer.rs", "the peer is slow on purpose"),
-    ("src/raft/tests.rs", "that nothing happens can only be waited for"),
+    ("tests/cluster/fixture.rs", "asks again and again, for all the others"),
+    ("tests/cluster/failures.rs", "cuts last for a while; that nothing happens can only be waited for"),
+    ("tests/cluster/leases.rs", "a ttl passes, and the lease is still held"),
+    ("tests/cluster/starting.rs", "that an agent does not start can only be waited for"),
+    ("tests/seed_interface.rs", "lets the ttl of a real cluster pass"),
 ];
 
 fn has_its_place(rule: &Rule, path: &str) -> bool {

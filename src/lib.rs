@@ -11,6 +11,7 @@
 //! - [`InProcessNetwork`] and [`ManualClock`] are for your tests.
 
 mod agent;
+mod client;
 mod clock;
 mod codec;
 mod config;
@@ -30,6 +31,7 @@ mod runtime;
 mod session;
 mod storage;
 mod table;
+mod tasks;
 #[cfg(feature = "test-support")]
 #[doc(hidden)]
 pub mod test_support;
@@ -39,6 +41,7 @@ mod transport;
 
 pub use crate::{
     agent::{Agent, Builder, Change, ChangeKind, Watch},
+    client::{Client, ClientBuilder},
     clock::{Clock, ManualClock, SystemClock},
     codec::CodecError,
     config::{ConfigError, ConfigFault, Timing, TtlError},
@@ -53,7 +56,7 @@ pub use crate::{
     provider::{LeaseGuard, RaftLease, WriteLease, WriteLeaseProvider},
     session::{LeaseLost, LossReason},
     storage::StorageError,
-    time::{Drift, Moment},
+    time::{Drift, DriftError, Moment},
     token::Token,
     transport::{BindError, InProcessNetwork},
 };

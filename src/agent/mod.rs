@@ -3,7 +3,7 @@
 //! | file | what lives there |
 //! | --- | --- |
 //! | `builder.rs`, `founding.rs` | starting; how founders become one cluster |
-//! | `node.rs`, `tasks.rs` | what runs, and who ends it |
+//! | `node.rs` | what runs, and who ends it |
 //! | `leader.rs` | deadlines, renewals and expiries, while this node leads |
 //! | `route.rs`, `serve.rs` | requests to the leader, and from others |
 //! | `hub.rs`, `watch.rs` | who hears of applied changes |
@@ -15,22 +15,22 @@ mod leader;
 mod node;
 mod route;
 mod serve;
-mod tasks;
 mod watch;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use self::node::Node;
 pub use self::{
     builder::Builder,
     watch::{Change, ChangeKind, Watch},
 };
-use self::{node::Node, tasks::Tasks};
 use crate::{
     error::{AcquireError, HolderInfo, ReadError},
     id::LeaseId,
     lease::{Holding, Lease, LeaseRequest, Requester as _},
     message::{Failure, Request, Response, StatusReport, Verdict},
     name::Name,
+    tasks::Tasks,
     token::Token,
 };
 

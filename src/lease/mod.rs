@@ -4,6 +4,7 @@
 //! implement each in its own way.
 
 mod acquire;
+mod attempts;
 mod fence;
 mod held;
 mod renewer;
@@ -23,6 +24,7 @@ use chrono::{DateTime, Utc};
 
 pub(crate) use self::{
     acquire::Holding,
+    attempts::{Attempts, failure_of_call},
     held::Held,
     renewer::Renewer,
     requester::{Answered, Requester},

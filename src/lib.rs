@@ -4,6 +4,7 @@
 //!
 //! - [`Agent::builder`] starts an agent; [`Timing`] has its settings, [`limits`] every bound.
 //! - [`Agent::acquire`] and [`Agent::lease`] acquire; [`Lease`] is what they give, [`LeaseLost`] how it ends.
+//! - [`Client`] does the same from a process that embeds no agent.
 //! - [`Fence`] and [`Token`] protect what is written to.
 //! - [`WriteLease`] and [`WriteLeaseProvider`] are the interface for code that doesn't care who grants.
 //! - [`Error`] gathers the errors; each kind of call has its own, and each variant says whether something may have

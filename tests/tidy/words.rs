@@ -118,6 +118,8 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("tests/cluster/failures.rs", "cuts last for a while; that nothing happens can only be waited for"),
     ("tests/cluster/leases.rs", "a ttl passes, and the lease is still held"),
     ("tests/cluster/starting.rs", "that an agent does not start can only be waited for"),
+    ("tests/client.rs", "asks again and again; a disturbance lasts for a while"),
+    ("tests/command_line/harness.rs", "asks other processes again and again, for all the others"),
     ("tests/seed_interface.rs", "lets the ttl of a real cluster pass"),
 ];
 

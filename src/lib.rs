@@ -1,4 +1,15 @@
-//! An embedded lease that a cluster of agents agrees on by Raft.
+#![doc = include_str!("../README.md")]
+//!
+//! # Where to go from here
+//!
+//! - [`Agent::builder`] starts an agent; [`Timing`] has its settings, [`limits`] every bound.
+//! - [`Agent::acquire`] and [`Agent::lease`] acquire; [`Lease`] is what they give, [`LeaseLost`] how it ends.
+//! - [`Client`] does the same from a process that embeds no agent.
+//! - [`Fence`] and [`Token`] protect what is written to.
+//! - [`WriteLease`] and [`WriteLeaseProvider`] are the interface for code that doesn't care who grants.
+//! - [`Error`] gathers the errors; each kind of call has its own, and each variant says whether something may have
+//!   happened.
+//! - [`InProcessNetwork`] and [`ManualClock`] are for your tests.
 
 mod agent;
 mod client;

@@ -32,7 +32,7 @@ pub(super) fn of(timing: &Timing) -> Result<Config, ConfigError> {
         // Pinned by `raft::tests::a_restarted_leader_stands_for_election`.
         enable_leader_restore: Some(false),
         // A member that was cut off doesn't depose a healthy leader when it returns.
-        // Pinned by `raft::tests::a_returning_member_deposes_nobody`.
+        // Pinned by `cluster::failures::a_returning_member_deposes_nobody`.
         enable_pre_vote: Some(true),
         // A leader without a quorum falls silent, so that the others can elect one.
         // Pinned by `raft::tests::the_settings_that_are_safety`.

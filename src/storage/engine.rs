@@ -46,6 +46,9 @@ const INSERT_OVERHEAD_BYTES: usize = 64;
 /// What a removal writes, about: the page is written anew every ten changes.
 const REMOVE_BYTES: usize = 1_024;
 
+/// What sled hands out: its own bytes, not a copy.
+pub(super) type StoredBytes = sled::IVec;
+
 /// An open sled, and the file that says how far it was acknowledged.
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -149,7 +152,7 @@ impl Engine {
     }
 
     /// All keys and values of the log, in order.
-    pub(super) fn scan(&self) -> impl Iterator<Item = io::Result<(sled::IVec, sled::IVec)>> {
+    pub(super) fn scan(&self) -> impl Iterator<Item = io::Result<(StoredBytes, StoredBytes)>> {
         let mut iter = self.log.iter();
         std::iter::from_fn(move || guarded(|| iter.next().transpose()).transpose())
     }

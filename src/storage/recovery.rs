@@ -12,7 +12,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::{
-    engine::Engine,
+    engine::{Engine, StoredBytes},
     error::StorageError,
     record::{self, Head, Span},
 };
@@ -79,7 +79,7 @@ pub(super) fn recover(engine: &mut Engine, head: &Head, path: &Path) -> Result<L
     Ok(log)
 }
 
-type Pair = (sled::IVec, sled::IVec);
+type Pair = (StoredBytes, StoredBytes);
 
 struct Reading<'a> {
     head: &'a Head,

@@ -437,7 +437,8 @@ impl Starting {
         if let runtime::Either::Second(reason) = runtime::select2(node.ready(), node.until_stopped()).await {
             return Err(StartError::SteppedDown { reason });
         }
-        tracing::info!(agent = %settings.name, node = %self.node_id, cluster = %plan.cluster, "ready");
+        let listening = self.transport.address().unwrap_or_default();
+        tracing::info!(agent = %settings.name, node = %self.node_id, cluster = %plan.cluster, listening, "ready");
         Ok(node)
     }
 

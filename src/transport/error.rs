@@ -79,6 +79,7 @@ pub(crate) const fn request_bytes_max() -> usize {
 
 impl CallError {
     /// Whether the request may have taken effect.
+    #[cfg(test)]
     pub(crate) const fn may_have_happened(&self) -> bool {
         matches!(self, Self::Unknown { .. })
     }

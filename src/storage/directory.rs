@@ -3,7 +3,7 @@
 //! ```text
 //! identity        who this member is; written first, and never without an fsync
 //! lock            held while an agent runs
-//! log/            sled's files, and `acknowledged` (see journal.rs)
+//! log/            sled's files, and `acknowledged` (see engine.rs)
 //! snapshots/      the newest snapshot (see snapshots.rs)
 //! ```
 //!

@@ -17,6 +17,9 @@ fn holder() -> Holder {
     Holder { agent: AgentName::new("agent-a").unwrap(), node: NodeId::from_bits(0x0102_0304_0506_0708) }
 }
 
+/// Needs more than 32 bits: a field that was narrowed would not read it.
+const LARGE: u64 = 1 << 40;
+
 fn token() -> Token {
     Token::new(1 << 60)
 }
@@ -26,10 +29,10 @@ fn acquire() -> Acquire {
         name: name(),
         lease_id: id(0x11),
         agent: holder(),
-        ttl_ms: 10_000,
+        ttl_ms: LARGE,
         wait: true,
         metadata: Bytes::from_static(b"pid 7"),
-        seen: 41,
+        seen: LARGE,
     }
 }
 
@@ -38,10 +41,10 @@ fn held_by() -> HeldBy {
         holder: holder(),
         token: token(),
         since_unix_ms: 1_700_000_000_000,
-        ttl_ms: 10_000,
+        ttl_ms: LARGE,
         metadata: Bytes::from_static(b"pid 7"),
         revoked: true,
-        waiters: 3,
+        waiters: LARGE,
     }
 }
 
@@ -64,9 +67,9 @@ fn every_request_is_encoded_as_ever() {
         Request::Release { lease_id: id(0x11) },
         Request::Cancel { lease_id: id(0x11) },
         Request::Renew { leases: vec![id(0x11), id(0x22)] },
-        Request::Await { lease_id: id(0x11), at_most_ms: 25_000 },
+        Request::Await { lease_id: id(0x11), at_most_ms: LARGE },
         Request::Holder { name: name() },
-        Request::Leases { prefix: "orders".to_owned(), after: Some(name()), limit: 1_000 },
+        Request::Leases { prefix: "orders".to_owned(), after: Some(name()), limit: 1 << 20 },
         Request::Status,
         Request::Position,
         Request::ReadIndex,
@@ -89,7 +92,7 @@ fn every_request_is_encoded_as_ever() {
 
 #[test]
 fn a_question_with_its_time_is_encoded_as_ever() {
-    let asking = Asking { request: Request::Acquire(acquire()), within: Duration::new(29, 1_000_000) };
+    let asking = Asking { request: Request::Acquire(acquire()), within: Duration::new(LARGE, 1_000_000) };
     let golden = golden::check("message/asking", &asking);
     golden::withstands::<Asking>(&[golden]);
 }
@@ -99,11 +102,11 @@ fn every_response_is_encoded_as_ever() {
     let all = vec![
         Response::Outcome(Outcome::Granted { token: token() }),
         Response::Renewed(vec![Verdict::Extended, Verdict::Gone(Gone::Unknown)]),
-        Response::Standing(Standing::Waiting { position: 2 }),
+        Response::Standing(Standing::Waiting { position: LARGE }),
         Response::Holder(Some(held_by())),
         Response::Leases { leases: vec![(name(), held_by())], more: true },
         Response::Status(Box::new(status_golden::report())),
-        Response::ReadIndex(77),
+        Response::ReadIndex(LARGE),
         Response::Failed(Failure::Unknown("the leader did not answer in time".to_owned())),
     ];
     let goldens = check_all("response", all, |response| match response {
@@ -149,7 +152,7 @@ fn every_verdict_is_encoded_as_ever() {
 fn every_standing_is_encoded_as_ever() {
     let all = vec![
         Standing::Holding(token()),
-        Standing::Waiting { position: 2 },
+        Standing::Waiting { position: LARGE },
         Standing::Ended(Ending::Cancelled),
         Standing::Unknown,
     ];

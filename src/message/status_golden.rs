@@ -8,7 +8,7 @@
 use super::*;
 use crate::golden;
 
-/// A report in which every field has a value of its own.
+/// A report in which every field has a value of its own, and needs all of its bits.
 pub(super) fn report() -> StatusReport {
     let member = |n: u64, voter| MemberStatus {
         node: NodeId::from_bits(n),
@@ -23,12 +23,12 @@ pub(super) fn report() -> StatusReport {
         address: "127.0.0.1:7101".to_owned(),
         version: "0.1.0".to_owned(),
         role: MemberRole::Follower,
-        term: 3,
+        term: (1 << 40) + 1,
         leader: Some(NodeId::from_bits(2)),
-        applied: 1_000,
+        applied: (1 << 40) + 2,
         members: vec![member(1, true), member(2, false)],
-        leases: 300,
-        waiters: 4,
+        leases: (1 << 40) + 3,
+        waiters: (1 << 40) + 4,
         durable: true,
         stopped: Some("the disk is full".to_owned()),
     }

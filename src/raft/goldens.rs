@@ -29,6 +29,9 @@ use crate::{
     table::{Command, Entry as TableEntry},
 };
 
+/// Needs more than 32 bits: a field that was narrowed would not read it.
+const LARGE: u64 = 1 << 40;
+
 type Payload = EntryPayload<Proposal, NodeId, Member>;
 
 fn node(n: u64) -> NodeId {
@@ -36,12 +39,12 @@ fn node(n: u64) -> NodeId {
 }
 
 fn log_id(index: u64) -> LogId {
-    LogId::new(leader_of(3), index)
+    LogId::new(leader_of(LARGE), index)
 }
 
 fn vote(committed: bool) -> Vote {
     let leader_id =
-        openraft::impls::leader_id_std::LeaderId { term: 3, voted_for: node(0x0102_0304_0506_0708) };
+        openraft::impls::leader_id_std::LeaderId { term: LARGE, voted_for: node(0x0102_0304_0506_0708) };
     Vote { leader_id, committed }
 }
 
@@ -55,8 +58,8 @@ fn membership() -> Membership<NodeId, Member> {
 
 fn meta() -> SnapshotMeta {
     SnapshotMeta {
-        last_log_id: Some(log_id(300)),
-        last_membership: StoredMembership::new(Some(log_id(7)), membership()),
+        last_log_id: Some(log_id(LARGE)),
+        last_membership: StoredMembership::new(Some(log_id(LARGE - 3)), membership()),
     }
 }
 
@@ -71,7 +74,7 @@ fn payloads() -> [Payload; 3] {
 }
 
 fn entries() -> Vec<Entry> {
-    (300..).zip(payloads()).map(|(index, payload)| Entry { log_id: log_id(index), payload }).collect()
+    (LARGE..).zip(payloads()).map(|(index, payload)| Entry { log_id: log_id(index), payload }).collect()
 }
 
 #[test]
@@ -95,7 +98,7 @@ fn every_payload_and_entry_is_encoded_as_ever() {
 fn votes_log_ids_and_snapshot_descriptions_are_encoded_as_ever() {
     let votes = [golden::check("raft/vote", &vote(false)), golden::check("raft/vote_committed", &vote(true))];
     golden::withstands::<Vote>(&votes);
-    golden::withstands::<LogId>(&[golden::check("raft/log_id", &log_id(300))]);
+    golden::withstands::<LogId>(&[golden::check("raft/log_id", &log_id(LARGE))]);
     let metas = [
         golden::check("raft/snapshot_meta", &meta()),
         golden::check("raft/snapshot_meta_empty", &SnapshotMeta::default()),
@@ -120,9 +123,9 @@ impl PartialEq for Append {
 fn replication_is_encoded_as_ever() {
     let append = Append(AppendEntriesRequest {
         vote: vote(true),
-        prev_log_id: Some(log_id(299)),
+        prev_log_id: Some(log_id(LARGE - 1)),
         entries: entries(),
-        leader_commit: Some(log_id(298)),
+        leader_commit: Some(log_id(LARGE - 2)),
     });
     let heartbeat = Append(AppendEntriesRequest {
         vote: vote(true),
@@ -138,7 +141,7 @@ fn replication_is_encoded_as_ever() {
 
     let all = [
         AppendEntriesResponse::Success,
-        AppendEntriesResponse::PartialSuccess(Some(log_id(300))),
+        AppendEntriesResponse::PartialSuccess(Some(log_id(LARGE))),
         AppendEntriesResponse::Conflict,
         AppendEntriesResponse::HigherVote(vote(false)),
     ];
@@ -157,21 +160,24 @@ fn replication_is_encoded_as_ever() {
 
 #[test]
 fn votes_that_are_sent_are_encoded_as_ever() {
-    let request =
-        VoteRequest::<Types> { vote: vote(false), last_log_id: Some(log_id(300)), leadership_transfer: true };
+    let request = VoteRequest::<Types> {
+        vote: vote(false),
+        last_log_id: Some(log_id(LARGE)),
+        leadership_transfer: true,
+    };
     golden::withstands::<VoteRequest<Types>>(&[golden::check("raft/vote_request", &request)]);
-    let response = VoteResponse::<Types>::new(vote(false), Some(log_id(300)), true);
+    let response = VoteResponse::<Types>::new(vote(false), Some(log_id(LARGE)), true);
     golden::withstands::<VoteResponse<Types>>(&[golden::check("raft/vote_response", &response)]);
 }
 
 #[test]
 fn a_transfer_of_the_leadership_is_encoded_as_ever() {
-    let request = TransferLeaderRequest::<Types>::new(vote(true), node(2), Some(log_id(300)));
+    let request = TransferLeaderRequest::<Types>::new(vote(true), node(2), Some(log_id(LARGE)));
     golden::withstands::<TransferLeaderRequest<Types>>(&[golden::check("raft/transfer_request", &request)]);
 
     let errors = [
         TransferLeaderError::VoteChanged { expected: vote(true), actual: vote(false) },
-        TransferLeaderError::LogNotFlushed { expected: Some(log_id(300)), actual: None },
+        TransferLeaderError::LogNotFlushed { expected: Some(log_id(LARGE)), actual: None },
     ];
     let bare = errors.clone().map(|error| codec::encode::<TransferLeaderError<Types>>(&error));
     golden::covers_variants::<TransferLeaderError<Types>>(&bare);
@@ -192,8 +198,8 @@ fn a_snapshots_piece_and_its_answer_are_encoded_as_ever() {
     let piece = Piece {
         vote: vote(true),
         meta: meta(),
-        total: 2_000_000,
-        offset: 1_048_576,
+        total: 2 * LARGE,
+        offset: LARGE,
         data: Bytes::from_static(b"data"),
     };
     golden::withstands::<Piece>(&[golden::check("raft/piece", &piece)]);
@@ -211,14 +217,14 @@ fn a_snapshots_piece_and_its_answer_are_encoded_as_ever() {
 fn a_log_that_is_none_is_an_error_and_no_panic() {
     let entries = entries().iter().map(codec::encode).collect::<Vec<_>>();
     let marks =
-        vec![codec::encode(&log_id(299)), codec::encode(&log_id(u64::MAX)), codec::encode(&vote(true))];
+        vec![codec::encode(&log_id(LARGE - 1)), codec::encode(&log_id(u64::MAX)), codec::encode(&vote(true))];
     let forms = [entries, marks].concat();
     let open = |recovered| Log::new(Arc::new(MemoryJournal::new()), recovered).map(|_| ());
     let whole = Recovered {
         vote: Some(codec::encode(&vote(true)).into()),
-        committed: Some(codec::encode(&log_id(300)).into()),
-        purged: Some((299, codec::encode(&log_id(299)).into())),
-        entries: (300..).zip(forms[..3].iter().cloned().map(Bytes::from)).collect(),
+        committed: Some(codec::encode(&log_id(LARGE)).into()),
+        purged: Some((LARGE - 1, codec::encode(&log_id(LARGE - 1)).into())),
+        entries: (LARGE..).zip(forms[..3].iter().cloned().map(Bytes::from)).collect(),
         snapshot: None,
     };
     open(whole.clone()).unwrap();
@@ -226,8 +232,9 @@ fn a_log_that_is_none_is_an_error_and_no_panic() {
         let bytes = Bytes::copy_from_slice(bytes);
         let _ = open(Recovered { vote: Some(bytes.clone()), ..whole.clone() });
         let _ = open(Recovered { committed: Some(bytes.clone()), ..whole.clone() });
-        let _ = open(Recovered { purged: Some((299, bytes.clone())), ..whole.clone() });
-        let _ = open(Recovered { purged: Some((299, bytes.clone())), entries: vec![], ..whole.clone() });
-        let _ = open(Recovered { entries: vec![(300, bytes)], ..whole.clone() });
+        let _ = open(Recovered { purged: Some((LARGE - 1, bytes.clone())), ..whole.clone() });
+        let _ =
+            open(Recovered { purged: Some((LARGE - 1, bytes.clone())), entries: vec![], ..whole.clone() });
+        let _ = open(Recovered { entries: vec![(LARGE, bytes)], ..whole.clone() });
     });
 }

@@ -79,14 +79,14 @@ fn an_identity_is_stored_as_ever() {
 
 fn head() -> Head {
     Head {
-        number: 300,
-        first: 8,
-        end: 12,
+        number: 1 << 40,
+        first: (1 << 41) + 1,
+        end: 1 << 42,
         chain: 0x0102_0304,
-        purged: Some((7, bytes("purge mark"))),
+        purged: Some((1 << 41, bytes("purge mark"))),
         vote: Some(bytes("vote")),
         committed: Some(bytes("commit mark")),
-        snapshot: 2,
+        snapshot: 1 << 43,
     }
 }
 
@@ -110,7 +110,11 @@ fn a_head_is_stored_as_ever() {
 /// Two entries that share a record, and one that needs one of its own, in two parts.
 fn records() -> (Vec<(u64, Bytes)>, Vec<Record>, u32) {
     let large: Vec<u8> = (0..5_000_u32).map(|at| at as u8).collect();
-    let entries = vec![(8, bytes("an entry")), (9, bytes("another")), (10, Bytes::from(large))];
+    let entries = vec![
+        (1 << 40, bytes("an entry")),
+        ((1 << 40) + 1, bytes("another")),
+        ((1 << 40) + 2, Bytes::from(large)),
+    ];
     let (records, chain) = record::pack(&entries, 0x0a0b_0c0d);
     (entries, records, chain)
 }

@@ -178,7 +178,16 @@ fn hostile_records_are_refused_or_entries() {
     let (key, value) = &records[0].values[0];
     notices_any_flipped_bit(value, |bytes| record::parse_piece(key, bytes).is_err());
     notices_any_flipped_bit(key, |bytes| record::parse_piece(bytes, value).is_err());
-    golden::hostile(&[key.to_vec()], |bytes| drop(record::parse_piece(bytes, value)));
+    golden::hostile(&[key.to_vec()], |key| {
+        let resealed = resealed(key, value);
+        let Ok(piece) = record::parse_piece(key, &resealed) else { return };
+        let _ = record::unpack(piece.span, &[piece]);
+    });
+    // Two entries from these on: there must be an index after the last.
+    for (first, fits) in [(u64::MAX - 2, true), (u64::MAX - 1, false), (u64::MAX, false)] {
+        let key = [&first.to_be_bytes()[..], &[0, 0]].concat();
+        assert_eq!(unpack(&[(key.clone(), resealed(&key, value))]).is_ok(), fits, "from {first}");
+    }
 }
 
 /// Under which names and keys all that stands in sled's files, and the file beside them.

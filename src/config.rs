@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     limits::{FOUNDERS_MAX, TTL_MAX},
     name::NameError,
@@ -17,7 +19,7 @@ use crate::{
 /// | `election_timeout_max` | 550 ms | 200 ms | 3 s |
 /// | `ttl` | 10 s | 10 s | 30 s |
 /// | `clock_drift_max` | 1 % | 1 % | 1 % |
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
     /// How often the leader says that it lives. Default 100 ms.
     ///
@@ -160,6 +162,9 @@ pub enum ConfigFault {
     /// No address to listen on.
     #[error("no address to listen on; call listen(\"host:port\")")]
     NoListen,
+    /// No agents for a client to talk to.
+    #[error("no agent to connect to; give the address of one agent or more, as in 127.0.0.1:7101")]
+    NoAgents,
     /// An address that has no port, or no host.
     #[error("{what} {addr:?} is not an address; write host:port, as in 127.0.0.1:7101")]
     Address {

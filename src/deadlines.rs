@@ -188,11 +188,13 @@ impl Deadlines {
     }
 
     /// How many deadlines there are, those being expired included.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Present deadline of this lease, for people to see; what is being expired has it in the past.
+    #[cfg(test)]
     pub(crate) fn deadline(&self, id: &LeaseId) -> Option<Moment> {
         self.entries.get(id).map(|entry| self.moment(entry.at))
     }

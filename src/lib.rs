@@ -1,6 +1,7 @@
 //! An embedded lease that a cluster of agents agrees on by Raft.
 
 mod agent;
+mod client;
 mod clock;
 mod codec;
 mod config;
@@ -20,6 +21,7 @@ mod runtime;
 mod session;
 mod storage;
 mod table;
+mod tasks;
 #[cfg(feature = "test-support")]
 #[doc(hidden)]
 pub mod test_support;
@@ -29,6 +31,7 @@ mod transport;
 
 pub use crate::{
     agent::{Agent, Builder, Change, ChangeKind, Watch},
+    client::{Client, ClientBuilder},
     clock::{Clock, ManualClock, SystemClock},
     codec::CodecError,
     config::{ConfigError, ConfigFault, Timing, TtlError},
@@ -43,7 +46,7 @@ pub use crate::{
     provider::{LeaseGuard, RaftLease, WriteLease, WriteLeaseProvider},
     session::{LeaseLost, LossReason},
     storage::StorageError,
-    time::{Drift, Moment},
+    time::{Drift, DriftError, Moment},
     token::Token,
     transport::{BindError, InProcessNetwork},
 };

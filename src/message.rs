@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    config::Timing,
     id::{ClusterId, LeaseId, NodeId},
     name::{AgentName, Name},
     table::{Acquire, Ending, HeldBy, Outcome, Revocation, State, Table},
@@ -25,6 +26,20 @@ pub(crate) const LEAD: Method = Method(16);
 pub(crate) const ASK: Method = Method(17);
 /// Between founders, before there is a cluster.
 pub(crate) const FOUND: Method = Method(18);
+
+/// Codes of refusals; part of the wire format.
+pub(crate) mod code {
+    /// The payload is not of the form.
+    pub(crate) const MALFORMED: u16 = 1;
+    /// No such method in this version.
+    pub(crate) const NO_SUCH_METHOD: u16 = 2;
+    /// The caller's role may not ask this.
+    pub(crate) const NOT_PERMITTED: u16 = 3;
+    /// The agent has not started yet, or is stopping.
+    pub(crate) const NOT_SERVING: u16 = 4;
+    /// The consensus did not take the message.
+    pub(crate) const CONSENSUS: u16 = 5;
+}
 
 /// A question to any agent, with the time that the asker has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,6 +260,8 @@ pub struct StatusReport {
     pub waiters: u64,
     /// Whether it keeps its log on disk.
     pub durable: bool,
+    /// The cluster's timing, as this agent has it.
+    pub timing: Timing,
     /// Why it has stopped for good, if it has.
     pub stopped: Option<String>,
 }

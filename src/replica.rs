@@ -101,6 +101,7 @@ impl Replica {
     pub(crate) fn pass(&self, index: u64, term: u64) {
         let mut state = self.write();
         state.events.clear();
+        state.table.skip(index);
         (state.index, state.term) = (index, term);
         self.tell(&state);
         drop(state);

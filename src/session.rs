@@ -79,6 +79,9 @@ pub enum LossReason {
     /// The agent in this process has stopped, and nothing renews its leases.
     #[error("the agent in this process has stopped; start it again and acquire it anew")]
     AgentStopped,
+    /// The client in this process was closed, and nothing renews its leases.
+    #[error("the client in this process was closed; connect again and acquire it anew")]
+    ClientClosed,
     /// Its holder released it.
     #[error("it was released; acquire it anew")]
     Released,

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 /// A reading of one agent's monotonic clock: nanoseconds since a moment of that clock's own choice.
 ///
 /// Two agents' moments are not comparable; nothing sends one to another agent. 64 bits last 584 years.
@@ -65,7 +67,8 @@ impl fmt::Debug for Moment {
 ///
 /// The assumption on which rule L1 stands: while one clock advances by `t`, any other advances by no more than
 /// `t × (1 + drift)` and no less than `t × (1 − drift)`. Nothing is assumed about what the clocks show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
 pub struct Drift {
     ppm: u32,
 }
@@ -95,6 +98,27 @@ impl Drift {
     #[must_use]
     pub fn lengthen(self, span: Duration) -> Duration {
         scale(span, MILLION + self.ppm, true)
+    }
+}
+
+/// A number that is no [`Drift`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a clock drift of {ppm} parts per million; it must be below a million, or no ttl is long enough")]
+pub struct DriftError {
+    /// The number.
+    pub ppm: u32,
+}
+
+impl TryFrom<u32> for Drift {
+    type Error = DriftError;
+    fn try_from(ppm: u32) -> Result<Self, DriftError> {
+        Self::from_ppm(ppm).ok_or(DriftError { ppm })
+    }
+}
+
+impl From<Drift> for u32 {
+    fn from(drift: Drift) -> Self {
+        drift.ppm
     }
 }
 

@@ -11,9 +11,12 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicI64, Ordering},
     },
+    time::Duration,
 };
 
-use leasehold::{Error, LeaseGuard, Result, WriteLease, WriteLeaseProvider};
+use leasehold::{
+    Agent, Error, InProcessNetwork, LeaseGuard, RaftLease, Result, Timing, WriteLease, WriteLeaseProvider,
+};
 
 /// A provider as someone else would write it.
 mod foreign {
@@ -100,6 +103,40 @@ impl Bench for CustomBench {
     async fn pass(&self, percent_of_ttl: u32) {
         let seconds = foreign::TTL_SECONDS * i64::from(percent_of_ttl) / 100;
         self.0.clock_seconds.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
+
+/// Two agents of a cluster of three, and time that passes for real.
+struct RaftBench {
+    agents: Vec<Agent>,
+}
+
+impl RaftBench {
+    const TTL: Duration = Duration::from_secs(2);
+}
+
+impl Bench for RaftBench {
+    async fn set_up() -> (Self, WriteLease, WriteLease) {
+        let network = InProcessNetwork::new(1);
+        let founders = ["a:1", "b:1", "c:1"];
+        let start = |at: &&str| {
+            Agent::builder(*at)
+                .listen(*at)
+                .founders(founders)
+                .network(&network)
+                .timing(Timing::fast_lan())
+                .start()
+        };
+        let agents = futures_util::future::try_join_all(founders.iter().map(start)).await.unwrap();
+        let writer = |agent| WriteLease::Raft(RaftLease::new(agent, "graph.db").unwrap().ttl(Self::TTL));
+        let (a, b) = (writer(&agents[0]), writer(&agents[1]));
+        (Self { agents }, a, b)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the world outside the seam")]
+    async fn pass(&self, percent_of_ttl: u32) {
+        assert_eq!(self.agents.len(), 3, "the cluster lives as long as the bench");
+        tokio::time::sleep(Self::TTL * percent_of_ttl / 100).await;
     }
 }
 
@@ -218,6 +255,42 @@ macro_rules! conformance {
 }
 
 conformance!(custom_must, super::CustomBench);
+conformance!(raft_must, super::RaftBench);
+
+/// The token travels beside the guard: the lease id alone finds it.
+#[tokio::test]
+async fn a_raft_guard_has_a_token_that_grows() {
+    let (bench, a, _) = RaftBench::set_up().await;
+    let WriteLease::Raft(lease) = &a else { panic!("{a:?}") };
+    assert_eq!(format!("{a:?}"), "WriteLease::Raft { name: graph.db }");
+    let guard = a.acquire().await.unwrap();
+    let first = lease.token(&guard).unwrap();
+    let by_id = LeaseGuard { lease_id: guard.lease_id.clone(), expires_at: guard.expires_at };
+    assert_eq!(lease.token(&by_id), Some(first));
+    // Another value for the same name, as after a restart, has granted nothing; the id alone renews and releases.
+    let other = RaftLease::new(&bench.agents[2], "graph.db").unwrap();
+    other.heartbeat(&by_id).await.unwrap();
+    assert_eq!(other.token(&by_id), Some(first));
+    let elsewhere = RaftLease::new(&bench.agents[2], "another.db").unwrap();
+    elsewhere.heartbeat(&by_id).await.unwrap_err();
+    assert_eq!(elsewhere.token(&by_id), None);
+    other.release(guard).await.unwrap();
+    other.heartbeat(&by_id).await.unwrap_err();
+    let second = a.acquire().await.unwrap();
+    assert!(lease.token(&second).unwrap() > first);
+}
+
+/// What becomes of the provider is no release: the writer has only its guard, and believes in that.
+#[tokio::test]
+async fn dropping_a_raft_provider_releases_nothing() {
+    let (bench, a, b) = RaftBench::set_up().await;
+    a.acquire().await.unwrap();
+    drop(a);
+    bench.pass(50).await;
+    b.acquire().await.unwrap_err();
+    bench.pass(100).await;
+    b.acquire().await.unwrap();
+}
 
 #[tokio::test]
 async fn a_write_lease_is_a_provider_itself() {

@@ -16,7 +16,6 @@ use super::{
     node::Node,
     route::Router,
     serve::Service,
-    tasks::Tasks,
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -32,6 +31,7 @@ use crate::{
     runtime::{self, watch},
     storage::{DataDir, DiskJournal, Journal, MemoryJournal, Options, Recovered, StorageError},
     table::Holder,
+    tasks::Tasks,
     transport::{Identity, InProcessNetwork, Role, Settings, TcpTransport, Transport},
 };
 

@@ -2,14 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    founding::{Plan, Question, Reply},
-    serve::code,
-};
+use super::founding::{Plan, Question, Reply};
 use crate::{
     golden,
     id::{ClusterId, NodeId},
-    message::{ASK, FOUND, LEAD},
+    message::{ASK, FOUND, LEAD, code},
     raft::{self, Member},
 };
 

@@ -230,6 +230,7 @@ impl Leader {
             runtime::select2(self.wake.notified(), runtime::sleep(asked.since(now))).await;
             *lock(&self.asked) = Moment::NEVER;
             let now = self.clock.now();
+            let mut clock_is_sound = true;
             let due = {
                 let mut guard = lock(&self.deadlines);
                 let Some(deadlines) = guard.as_mut() else { continue };
@@ -239,7 +240,11 @@ impl Leader {
                         tracing::warn!(?delay, "this agent was stalled; every deadline is extended")
                     }
                     Wake::ClockBack(by) => {
-                        tracing::warn!(?by, "this agent's clock went back; expiries wait for it")
+                        tracing::error!(
+                            ?by,
+                            "this agent's clock went back; expiries wait for it, and leadership is handed over"
+                        );
+                        clock_is_sound = false;
                     }
                 }
                 if self.consensus.quorum_is_fresh() {
@@ -250,6 +255,9 @@ impl Leader {
                 let ids = deadlines.due(now, EXPIRE_MAX);
                 (!ids.is_empty()).then(|| (deadlines.term(), ids))
             };
+            if !clock_is_sound {
+                self.consensus.hand_over(self.patience).await;
+            }
             if let Some((term, ids)) = due {
                 self.expire(term, ids).await;
             }

@@ -3,7 +3,7 @@
 //! | file | what lives there |
 //! | --- | --- |
 //! | `builder.rs`, `founding.rs` | starting; how founders become one cluster |
-//! | `node.rs`, `tasks.rs` | what runs, and who ends it |
+//! | `node.rs` | what runs, and who ends it |
 //! | `leader.rs` | deadlines, renewals and expiries, while this node leads |
 //! | `route.rs`, `serve.rs` | requests to the leader, and from others |
 //! | `hub.rs`, `watch.rs` | who hears of applied changes |
@@ -17,21 +17,23 @@ mod leader;
 mod node;
 mod route;
 mod serve;
-mod tasks;
 mod watch;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use self::node::Node;
 pub use self::{
     builder::Builder,
     watch::{Change, ChangeKind, Watch},
 };
-use self::{node::Node, tasks::Tasks};
 use crate::{
     error::{AcquireError, HolderInfo, ReadError},
+    id::LeaseId,
     lease::{Holding, Lease, LeaseRequest, Requester as _},
-    message::{Failure, StatusReport},
+    message::{Failure, Request, Response, StatusReport, Verdict},
     name::Name,
+    tasks::Tasks,
+    token::Token,
 };
 
 /// How long a linearizable read is tried.
@@ -139,6 +141,37 @@ impl Agent {
     fn look(&self, name: &Name) -> Option<HolderInfo> {
         let reading = self.node().replica.read();
         reading.table().holder(name).map(|view| HolderInfo::of(&view.held_by()))
+    }
+
+    /// What the lease id holds, as far as this replica knows.
+    pub(crate) fn find_local(&self, id: LeaseId) -> Option<(Name, Token)> {
+        let reading = self.node().replica.read();
+        reading.table().lease(&id).map(|view| (view.name.clone(), view.lease.token))
+    }
+
+    /// What the lease id holds. Linearizable.
+    pub(crate) async fn find(&self, id: LeaseId) -> Result<Option<(Name, Token)>, ReadError> {
+        self.node().catch_up(READ_AT_MOST).await.map_err(read_error)?;
+        Ok(self.find_local(id))
+    }
+
+    /// Renews a lease that this agent has no session of. False if it is held no more.
+    pub(crate) async fn renew_by_id(&self, id: LeaseId) -> Result<bool, ReadError> {
+        match self.node().ask(&Request::Renew { leases: vec![id] }, READ_AT_MOST).await.response {
+            Response::Renewed(verdicts) => Ok(verdicts == [Verdict::Extended]),
+            Response::Failed(failure) => Err(read_error(failure)),
+            other => {
+                Err(ReadError::Unavailable { detail: format!("an answer that fits no renewal: {other:?}") })
+            }
+        }
+    }
+
+    /// Releases a lease that this agent has no session of.
+    pub(crate) async fn release_by_id(&self, id: LeaseId) -> Result<(), ReadError> {
+        match self.node().ask(&Request::Release { lease_id: id }, READ_AT_MOST).await.response {
+            Response::Failed(failure) => Err(read_error(failure)),
+            _ => Ok(()),
+        }
     }
 
     /// The held leases whose names begin with the prefix, by name: at most `limit` (and 1000) after the name `after`,

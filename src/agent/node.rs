@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{founding::Plan, hub::Hub, leader::Leader, route::Router, tasks::Tasks};
+use super::{founding::Plan, hub::Hub, leader::Leader, route::Router};
 use crate::{
     clock::{self, Clock},
     config::Timing,
@@ -24,6 +24,7 @@ use crate::{
     session::LossReason,
     storage::Journal,
     table::{Command, Entry, HeldBy, Holder},
+    tasks::Tasks,
     time::Moment,
     token::Token,
     transport::Transport,
@@ -195,7 +196,7 @@ impl Node {
         let limit = limit.clamp(1, PAGE_MAX);
         let mut leases: Vec<_> = reading
             .table()
-            .leases_after(prefix, after)
+            .leases(prefix, after)
             .take(limit + 1)
             .map(|view| (view.name.clone(), view.held_by()))
             .collect();
@@ -236,6 +237,7 @@ impl Node {
             leases: counts.leases as u64,
             waiters: counts.waiters as u64,
             durable: self.durable,
+            timing: self.timing,
             stopped: self.stopped.borrow().clone(),
         }
     }

@@ -1,9 +1,7 @@
 //! Requests find their leader: from any agent, over leader changes, with the same lease id.
 //!
-//! Every request that goes to the leader is harmless to repeat (rule L7: commands are idempotent by lease id, a
-//! renewal only ever extends, a read index only grows). So after a lost answer the same request is simply sent
-//! again, to whoever leads then, until it is answered or its time is over. Then the outcome is *unknown* if any
-//! copy may have been taken, and *nothing happened* otherwise.
+//! Every request that goes to the leader is harmless to repeat; [`Attempts`] says why, and what is known when the
+//! time is over.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,17 +12,14 @@ use crate::{
     clock::{self, Clock},
     codec,
     id::NodeId,
-    lease::Answered,
+    lease::{Answered, Attempts, failure_of_call},
     message::{Failure, LEAD, Request, Response},
     raft::{Consensus, ConsensusError},
     runtime,
     table::{Command, Entry},
     time::Moment,
-    transport::{CallError, Lane, Peer, Transport},
+    transport::{Lane, Peer, Transport},
 };
-
-/// How long to wait before asking again, when nobody is known to lead or an attempt failed.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(40));
 
 /// Finds the leader for requests.
 pub(crate) struct Router {
@@ -52,34 +47,21 @@ impl Router {
     /// Asks the leader until it answers or `within` is over. Dropping the future sends nothing more; what was sent
     /// may still take effect.
     pub(crate) async fn ask(&self, request: &Request, within: Duration) -> Answered {
-        let began = self.clock.now();
-        let mut repeated = false;
-        let mut last = "no leader is known".to_owned();
+        let mut attempts = Attempts::new(self.clock.now(), within);
         loop {
-            let left = within.saturating_sub(self.clock.now().since(began));
-            if left.is_zero() {
-                let detail = format!(
-                    "no answer from a leader within {within:?} ({last}); check that a majority of the agents runs and is connected"
-                );
-                let failure = if repeated { Failure::Unknown(detail) } else { Failure::Unavailable(detail) };
-                return Answered { response: Response::Failed(failure), repeated };
-            }
+            let Some(left) = attempts.left(self.clock.now()) else { return attempts.over("no leader") };
             let failure = match self.attempt(request, left.min(self.patience)).await {
                 Response::Failed(failure) => failure,
-                response => return Answered { response, repeated },
+                response => return attempts.answered(response),
             };
-            match failure {
-                Failure::Refused(_) => return Answered { response: Response::Failed(failure), repeated },
-                Failure::Unknown(_) => repeated = true,
-                Failure::NotLeader { .. } | Failure::Unavailable(_) => {}
-                // Of this agent itself: it is over. Of another: a new leader will be found.
-                Failure::Stopped(_) if self.consensus.leadership().stopped.is_some() => {
-                    return Answered { response: Response::Failed(failure), repeated };
-                }
-                Failure::Stopped(_) => {}
+            // Of this agent itself: it is over. Of another: a new leader will be found.
+            let over =
+                matches!(&failure, Failure::Stopped(_)) && self.consensus.leadership().stopped.is_some();
+            if over || matches!(&failure, Failure::Refused(_)) {
+                return attempts.answered(Response::Failed(failure));
             }
-            last = failure.to_string();
-            runtime::sleep(runtime::random_between(PAUSE.0, PAUSE.1).min(left)).await;
+            attempts.failed(&failure);
+            attempts.pause(left).await;
         }
     }
 
@@ -119,9 +101,7 @@ impl Router {
                 Ok(response) => return response,
                 Err(error) => Failure::Unknown(format!("the leader's answer is unreadable: {error}")),
             },
-            Err(error @ CallError::Unknown { .. }) => Failure::Unknown(error.to_string()),
-            Err(error @ CallError::Oversized { .. }) => Failure::Refused(error.to_string()),
-            Err(error) => Failure::Unavailable(error.to_string()),
+            Err(error) => failure_of_call(&error),
         };
         Response::Failed(failure)
     }

@@ -14,24 +14,10 @@ use crate::{
     codec,
     lease::Requester as _,
     limits::{ASK_MAX, QUESTION_BYTES_MAX},
-    message::{ASK, Asking, FOUND, LEAD, Request},
+    message::{ASK, Asking, FOUND, LEAD, Request, code},
     raft,
     transport::{Caller, Handler, Method, Refusal, Role},
 };
-
-/// Codes of refusals; part of the wire format.
-pub(crate) mod code {
-    /// The payload is not of the form.
-    pub(crate) const MALFORMED: u16 = 1;
-    /// No such method in this version.
-    pub(crate) const NO_SUCH_METHOD: u16 = 2;
-    /// The caller's role may not ask this.
-    pub(crate) const NOT_PERMITTED: u16 = 3;
-    /// The agent has not started yet, or is stopping.
-    pub(crate) const NOT_SERVING: u16 = 4;
-    /// The consensus did not take the message.
-    pub(crate) const CONSENSUS: u16 = 5;
-}
 
 /// Answers calls, as far as the agent has started.
 pub(crate) struct Service {

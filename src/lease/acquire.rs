@@ -277,19 +277,14 @@ impl Spec {
             sent_before |= answered.repeated;
             match answered.response {
                 Response::Outcome(outcome) => return Ok(outcome),
-                Response::Failed(Failure::Refused(detail)) => {
-                    return Err(AcquireError::Refused { name, detail });
-                }
-                Response::Failed(Failure::Stopped(detail)) => return Err(AcquireError::Stopped { detail }),
                 Response::Failed(Failure::Unknown(detail)) => {
                     sent_before = true;
                     tracing::debug!(name = %self.name, detail, "asking again");
                 }
-                Response::Failed(error) => tracing::debug!(name = %self.name, %error, "asking again"),
-                other => {
-                    let detail = format!("an answer that fits no acquisition: {other:?}");
-                    return Err(AcquireError::Unknown { name, detail, ttl: self.ttl });
+                Response::Failed(Failure::Unavailable(detail)) => {
+                    tracing::debug!(name = %self.name, detail, "asking again");
                 }
+                other => return Err(self.not_understood(other)),
             }
         }
     }
@@ -322,11 +317,25 @@ impl Spec {
                     [Verdict::Extended] => {}
                     _ => return Ok(Tried::Again),
                 },
-                Response::Failed(Failure::Stopped(detail)) => return Err(AcquireError::Stopped { detail }),
-                other => {
-                    tracing::debug!(name = %self.name, ?other, "a granted lease could not be confirmed yet")
+                Response::Failed(Failure::Unavailable(detail) | Failure::Unknown(detail)) => {
+                    tracing::debug!(name = %self.name, detail, "a granted lease could not be confirmed yet");
                 }
+                other => return Err(self.not_understood(other)),
             }
+        }
+    }
+
+    /// An answer that asking again would not change.
+    fn not_understood(&self, response: Response) -> AcquireError {
+        let name = self.name.clone();
+        match response {
+            Response::Failed(Failure::Stopped(detail)) => AcquireError::Stopped { detail },
+            Response::Failed(Failure::Refused(detail)) => AcquireError::Refused { name, detail },
+            other => AcquireError::Unknown {
+                name,
+                detail: format!("an unexpected answer: {other:?}"),
+                ttl: self.ttl,
+            },
         }
     }
 
@@ -355,8 +364,10 @@ impl Spec {
                 }
                 Response::Standing(Standing::Ended(_)) => return Ok(Tried::Again),
                 Response::Standing(Standing::Waiting { .. } | Standing::Unknown) => {}
-                Response::Failed(Failure::Stopped(detail)) => return Err(AcquireError::Stopped { detail }),
-                other => tracing::debug!(name = %self.name, ?other, "the turn could not be asked for"),
+                Response::Failed(Failure::Unavailable(detail) | Failure::Unknown(detail)) => {
+                    tracing::debug!(name = %self.name, detail, "the turn could not be asked for");
+                }
+                other => return Err(self.not_understood(other)),
             }
         }
     }

@@ -4,6 +4,7 @@
 //! implement each in its own way.
 
 mod acquire;
+mod attempts;
 mod fence;
 mod held;
 mod renewer;
@@ -23,6 +24,7 @@ use chrono::{DateTime, Utc};
 
 pub(crate) use self::{
     acquire::Holding,
+    attempts::{Attempts, failure_of_call},
     held::Held,
     renewer::Renewer,
     requester::{Answered, Requester},
@@ -231,7 +233,7 @@ impl Lease {
         let was_held = self.held.end(LossReason::Released);
         self.holding.renewer.forget(&self.id);
         let (requester, lease_id) = (self.holding.requester.clone(), self.id);
-        was_held.then(|| async move {
+        was_held.then_some(async move {
             match requester.ask(&Request::Release { lease_id }, RELEASE_AT_MOST).await.response {
                 Response::Outcome(_) => Ok(()),
                 Response::Failed(failure) => Err(failure),

@@ -208,11 +208,6 @@ impl Renewer {
         self.lock().remove(id);
     }
 
-    /// How many leases and places are kept alive.
-    pub(crate) fn count(&self) -> usize {
-        self.lock().kept.len()
-    }
-
     /// Every lease ends for this reason: the agent stops. Returns the ids of those that were held.
     pub(crate) fn end_all(&self, reason: &LossReason) -> Vec<LeaseId> {
         let kept = std::mem::take(&mut *self.lock()).kept;

@@ -31,6 +31,13 @@ pub(super) fn report() -> StatusReport {
         waiters: (1 << 40) + 4,
         durable: true,
         stopped: Some("the disk is full".to_owned()),
+        timing: Timing {
+            heartbeat: Duration::new(1 << 33, 1),
+            election_timeout_min: Duration::new(1 << 33, 2),
+            election_timeout_max: Duration::new(1 << 33, 3),
+            ttl: Duration::new(1 << 33, 4),
+            clock_drift_max: crate::time::Drift::from_ppm(999_999).unwrap(),
+        },
     }
 }
 

@@ -60,11 +60,16 @@ impl RaftLease {
         &self.name
     }
 
-    /// The fencing token of a guard that was granted here and is still held.
+    /// The fencing token of a guard: of one that was granted through this value, as long as it is held; of another one
+    /// on this name, as far as this agent's replica knows.
     #[must_use]
     pub fn token(&self, guard: &LeaseGuard) -> Option<Token> {
-        let lease = self.find(guard).ok()?;
-        lease.check().ok().map(|()| lease.token())
+        let id = Self::id(guard).ok()?;
+        let granted = self.granted().get(&id).cloned();
+        match granted {
+            Some(lease) => lease.check().ok().map(|()| lease.token()),
+            None => self.agent.find_local(id).filter(|(name, _)| *name == self.name).map(|(_, token)| token),
+        }
     }
 
     fn granted(&self) -> std::sync::MutexGuard<'_, BTreeMap<LeaseId, Arc<Lease>>> {
@@ -78,14 +83,10 @@ impl RaftLease {
             .map_err(|error: crate::IdError| Error::ForeignGuard { detail: error.to_string() })
     }
 
-    fn find(&self, guard: &LeaseGuard) -> Result<Arc<Lease>> {
-        let id = Self::id(guard)?;
-        self.granted().get(&id).cloned().ok_or_else(|| Error::ForeignGuard {
-            detail: format!(
-                "no lease {id} on {:?} was granted here, or it is released or lost; acquire anew",
-                self.name
-            ),
-        })
+    /// A lease that was granted elsewhere (before a restart, or through another value): its id alone is enough.
+    async fn find_elsewhere(&self, id: LeaseId) -> Result<bool> {
+        let found = self.agent.find(id).await?;
+        Ok(found.is_some_and(|(name, _)| name == self.name))
     }
 }
 
@@ -108,16 +109,29 @@ impl WriteLeaseProvider for RaftLease {
     }
 
     async fn heartbeat(&self, guard: &LeaseGuard) -> Result<()> {
-        Ok(self.find(guard)?.renew().await?)
+        let id = Self::id(guard)?;
+        let granted = self.granted().get(&id).cloned();
+        if let Some(lease) = granted {
+            return Ok(lease.renew().await?);
+        }
+        if self.find_elsewhere(id).await? && self.agent.renew_by_id(id).await? {
+            return Ok(());
+        }
+        let detail = format!("{id} holds no lease on {:?} any more; acquire anew", self.name);
+        Err(Error::ForeignGuard { detail })
     }
 
     async fn release(&self, guard: LeaseGuard) -> Result<()> {
         let id = Self::id(&guard)?;
-        let Some(lease) = self.granted().remove(&id) else {
-            // Released or lost before: there is nothing to give back.
-            return Ok(());
-        };
-        lease.give_back().await.map(drop).map_err(Error::from)
+        let granted = self.granted().remove(&id);
+        if let Some(lease) = granted {
+            return lease.give_back().await.map(drop).map_err(Error::from);
+        }
+        if self.find_elsewhere(id).await? {
+            self.agent.release_by_id(id).await?;
+        }
+        // Otherwise it was released or lost before: there is nothing to give back.
+        Ok(())
     }
 }
 

@@ -199,10 +199,17 @@ impl Consensus {
         LeadershipWatch { metrics: self.raft.metrics() }
     }
 
-    /// How long ago the last message was *sent* that a quorum acknowledged; `None` before the first, and on a node
-    /// that doesn't lead. A cut-off leader is told only after the cut heals; this tells it at once.
+    /// Whether a quorum acknowledged a message that was *sent* within the last leader lease. A cut-off leader is told
+    /// by openraft only after the cut heals; this tells it at once. False on a node that doesn't lead.
     pub(crate) fn quorum_is_fresh(&self) -> bool {
-        match self.raft.metrics().borrow_watched().last_quorum_acked {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        // Whoever votes alone is its own quorum, and openraft notes no acknowledgement of its own.
+        let mut voters = metrics.membership_config.membership().voter_ids();
+        if voters.next() == Some(metrics.id) && voters.next().is_none() {
+            return metrics.state.is_leader();
+        }
+        match metrics.last_quorum_acked {
             Some(acked) => acked.into_inner().elapsed() < self.leader_lease,
             None => false,
         }

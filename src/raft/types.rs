@@ -26,11 +26,11 @@ pub(crate) struct Answer(pub(crate) Option<Outcome>);
 
 /// What the membership says of a member.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Member {
+pub(crate) struct Member {
     /// The agent's name.
-    pub agent: String,
+    pub(crate) agent: String,
     /// The address at which the other agents reach it.
-    pub addr: String,
+    pub(crate) addr: String,
 }
 
 openraft::declare_raft_types!(

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Done, Failure, Journal, Recovered,
+    Done, Failure, Journal,
     disk::closed,
     record::Head,
     writer::{check_append, check_purge, check_truncate},
@@ -44,10 +44,11 @@ impl MemoryJournal {
     }
 
     /// Opens what this one holds anew, as a restarted agent would; this one is closed by that.
-    pub(crate) fn restart(&self) -> (Self, Recovered) {
+    #[cfg(test)]
+    pub(crate) fn restart(&self) -> (Self, super::Recovered) {
         let mut disk = self.lock();
         disk.opening += 1;
-        let recovered = Recovered {
+        let recovered = super::Recovered {
             vote: disk.head.vote.clone(),
             committed: disk.head.committed.clone(),
             purged: disk.head.purged.clone(),

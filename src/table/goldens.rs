@@ -404,7 +404,7 @@ fn forge(change: impl Fn(&mut Header, &mut Vec<(Name, Lease)>, &mut Vec<(Name, W
         waiters: 2,
         ended: 0,
     };
-    let mut leases: Vec<_> = table.leases("").map(|l| (l.name.clone(), l.lease.clone())).collect();
+    let mut leases: Vec<_> = table.leases("", None).map(|l| (l.name.clone(), l.lease.clone())).collect();
     let mut waiters: Vec<_> = table.waiters(&name()).map(|w| (name(), w.clone())).collect();
     change(&mut header, &mut leases, &mut waiters);
     let mut bytes = b"LHTABLE\n".to_vec();

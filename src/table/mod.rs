@@ -58,20 +58,22 @@ mod scripts;
 #[cfg(test)]
 mod twin;
 
-use std::{
-    collections::{BTreeMap, btree_map},
-    ops::Bound,
-};
+use std::{collections::BTreeMap, ops::Bound};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
-    command::{Acquire, Command, Entry, Holder, Single, TransferTo},
+    command::{Acquire, Command, Entry, Holder},
     event::{EndReason, Event, LeftReason, Revocation},
     invariants::Violation,
-    outcome::{Ending, HeldBy, Outcome, Refusal, SingleOutcome, Successor},
+    outcome::{Ending, HeldBy, Outcome},
     queue::Waiter,
+};
+#[cfg(test)]
+use self::{
+    command::{Single, TransferTo},
+    outcome::{Refusal, SingleOutcome, Successor},
     snapshot::SnapshotError,
 };
 use self::{
@@ -236,6 +238,7 @@ impl Table {
     }
 
     /// The index of the last entry that was applied; 0 before the first.
+    #[cfg(test)]
     pub(crate) fn applied(&self) -> u64 {
         self.applied
     }
@@ -246,11 +249,13 @@ impl Table {
     }
 
     /// The last token that was granted, or the founding's floor; `None` until the cluster is founded.
+    #[cfg(test)]
     pub(crate) fn last_token(&self) -> Option<Token> {
         self.last_token
     }
 
     /// An acquire whose `seen` is smaller may be refused as too old.
+    #[cfg(test)]
     pub(crate) fn horizon(&self) -> u64 {
         self.ended.horizon()
     }
@@ -276,6 +281,7 @@ impl Table {
     }
 
     /// What a renewal of this id needs to know: `None` if it neither holds nor waits. O(log n).
+    #[cfg(test)]
     pub(crate) fn live(&self, id: &LeaseId) -> Option<Live> {
         match self.live.get(id)? {
             Place::Holds(name) => self.names.get(name).map(|slot| Live::of_lease(&slot.lease)),
@@ -297,19 +303,13 @@ impl Table {
     }
 
     /// Those who wait for this name, the next first.
+    #[cfg(test)]
     pub(crate) fn waiters(&self, name: &Name) -> impl Iterator<Item = &Waiter> + '_ {
         self.names.get(name).into_iter().flat_map(|slot| slot.queue.iter())
     }
 
-    /// The held leases whose names begin with this, in the names' order.
-    pub(crate) fn leases<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = LeaseView<'a>> + 'a {
-        let from: btree_map::Range<'_, Name, Slot> =
-            self.names.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-        from.take_while(move |(name, _)| name.as_str().starts_with(prefix)).map(LeaseView::of)
-    }
-
-    /// The same, from the name after `after` on: the next page.
-    pub(crate) fn leases_after<'a>(
+    /// The held leases whose names begin with this, in the names' order, from the one after `after` on: a page.
+    pub(crate) fn leases<'a>(
         &'a self,
         prefix: &'a str,
         after: Option<&'a Name>,

@@ -331,7 +331,7 @@ impl World {
             let waiters: Vec<_> = table.waiters(&name).map(|w| (w.lease_id, w.ttl_ms)).collect();
             let twins: Vec<_> = twin.waiters(&name).iter().map(|c| (c.id, c.ttl_ms)).collect();
             assert_eq!(waiters, twins);
-            let listed: Vec<_> = table.leases(name.as_str()).map(|l| l.name.clone()).collect();
+            let listed: Vec<_> = table.leases(name.as_str(), None).map(|l| l.name.clone()).collect();
             let mut twins: Vec<_> =
                 twin.claims.iter().filter(|c| c.token.is_some()).map(|c| c.name.clone()).collect();
             twins.retain(|other| other.as_str().starts_with(name.as_str()));

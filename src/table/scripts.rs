@@ -422,8 +422,9 @@ fn leases_are_listed_by_prefix() {
     for (n, text) in ["b", "a/1", "a/2", "a", "å"].into_iter().enumerate() {
         story.does(Command::Acquire(Acquire { name: name(text), ..acquire(n as u128) }));
     }
-    let listed =
-        |prefix| story.table.leases(prefix).map(|lease| lease.name.as_str().to_owned()).collect::<Vec<_>>();
+    let listed = |prefix| {
+        story.table.leases(prefix, None).map(|lease| lease.name.as_str().to_owned()).collect::<Vec<_>>()
+    };
     assert_eq!(listed(""), ["a", "a/1", "a/2", "b", "å"]);
     assert_eq!(listed("a/"), ["a/1", "a/2"]);
     assert_eq!(listed("c"), [""; 0]);

@@ -43,9 +43,13 @@ use bytes::Bytes;
 
 pub use self::{error::BindError, memory::InProcessNetwork};
 pub(crate) use self::{
-    error::{CallError, NotSent, Refusal, RejectCode, Unanswered, request_bytes_max},
-    memory::InProcessTransport,
+    error::{CallError, Refusal},
     tcp::{Settings, TcpTransport},
+};
+#[cfg(test)]
+pub(crate) use self::{
+    error::{NotSent, RejectCode, Unanswered, request_bytes_max},
+    memory::InProcessTransport,
 };
 use crate::{
     id::{ClusterId, NodeId},

@@ -476,4 +476,31 @@ mod tests {
         assert!(backoff(&settings, 0) <= settings.backoff_min);
         assert!(backoff(&settings, 30) >= settings.backoff_max / 2);
     }
+
+    #[test]
+    fn a_call_that_is_dropped_leaves_nothing_behind_and_a_lost_connection_takes_no_more() {
+        let calls = Arc::new(Calls::new());
+        let (dropped, _answer) = calls.register().unwrap();
+        let (kept, mut answer) = calls.register().unwrap();
+        assert_ne!(dropped.id, kept.id);
+        drop(dropped);
+        assert_eq!(calls.lock().calls.len(), 1);
+        assert!(!calls.close_if_idle(0), "a call is under way");
+        calls.lose(Unanswered::ShutDown);
+        calls.lose(Unanswered::ConnectionLost { detail: "later".to_owned() });
+        assert!(matches!(answer.try_recv(), Ok(Reply::Lost(Unanswered::ShutDown))));
+        assert!(calls.is_lost() && calls.register().is_none());
+    }
+
+    #[test]
+    fn an_idle_connection_is_closed_after_so_many_ticks_since_its_last_call() {
+        let calls = Arc::new(Calls::new());
+        assert!(!calls.close_if_idle(2));
+        assert!(!calls.close_if_idle(2));
+        drop(calls.register().unwrap());
+        assert!(!calls.close_if_idle(2));
+        assert!(!calls.close_if_idle(2));
+        assert!(calls.close_if_idle(2));
+        assert!(calls.register().is_none(), "no call slips in after the decision");
+    }
 }

@@ -265,8 +265,8 @@ async fn who_takes_no_answers_is_held_up_and_then_closed() {
         sent
     })
     .await;
-    // What fits into both sides' sockets and the outbox, and not what it would have liked to send.
-    assert!(sent < 1_000, "{sent}");
+    // What fits into the outbox (32 MiB) and both sides' sockets, and not what it would have liked to send.
+    assert!(sent < 400, "{sent}");
     assert!(script.begun() <= sent + 1);
 }
 
@@ -335,11 +335,11 @@ async fn nobody_there_is_told_at_once_and_not_hammered() {
     assert!(matches!(first, NotSent::Unreachable { .. }), "{first}");
     // Now somebody is there; but the pause, with the first reason, isn't over.
     let listener = TcpListener::bind(&unused).await.unwrap();
-    for _ in 0..10 {
+    for _ in 0..3 {
         assert_eq!(not_sent(echo(&caller, &peer).await), first);
+        let knocked = crate::runtime::timeout(Duration::from_millis(20), listener.accept()).await;
+        assert!(knocked.is_err());
     }
-    let knocked = crate::runtime::timeout(Duration::from_millis(50), listener.accept()).await;
-    assert!(knocked.is_err());
     let nowhere = Peer { address: "no port".to_owned(), node: None };
     let reason = not_sent(echo(&caller, &nowhere).await);
     assert!(
@@ -359,9 +359,12 @@ async fn a_server_that_welcomes_and_hangs_up_is_not_hammered() {
     .await;
     let settings = Settings { backoff_min: AMPLE, backoff_max: AMPLE, ..Settings::default() };
     let caller = TcpTransport::caller(fixed(client()), settings);
-    for _ in 0..100 {
-        assert!(within(echo(&caller, &peer)).await.is_err());
-    }
+    within(async {
+        for _ in 0..100 {
+            echo(&caller, &peer).await.unwrap_err();
+        }
+    })
+    .await;
     assert_eq!(*knocks.borrow(), 1);
 }
 

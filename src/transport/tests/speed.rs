@@ -26,10 +26,10 @@ async fn a_call_beside_a_bare_round_trip_on_one_thread() {
 
 async fn measure(what: &str) {
     for _ in 0..3 {
-        let bare = tokio::spawn(bare()).await.unwrap();
-        let tcp = tokio::spawn(async { calls(&Tcp, 1).await }).await.unwrap();
-        let busy = tokio::spawn(async { calls(&Tcp, 64).await }).await.unwrap();
-        let memory = tokio::spawn(async { calls(&InProcess::new(), 1).await }).await.unwrap();
+        let bare = crate::runtime::spawn(bare()).await.unwrap();
+        let tcp = crate::runtime::spawn(async { calls(&Tcp, 1).await }).await.unwrap();
+        let busy = crate::runtime::spawn(async { calls(&Tcp, 64).await }).await.unwrap();
+        let memory = crate::runtime::spawn(async { calls(&InProcess::new(), 1).await }).await.unwrap();
         println!(
             "{what}: bare {bare:.1} µs, call {tcp:.1} µs ({:.2} ×), 64 at once {busy:.1} µs each, in process {memory:.1} µs",
             tcp / bare
@@ -44,7 +44,7 @@ fn micros_each(since: crate::time::Moment) -> f64 {
 async fn bare() -> f64 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
+    crate::runtime::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.set_nodelay(true).unwrap();
         let mut buffer = [0; PAYLOAD.len()];
@@ -81,7 +81,7 @@ async fn calls(world: &dyn World, at_once: usize) -> f64 {
     let workers: Vec<_> = (0..at_once)
         .map(|_| {
             let (caller, peer, payload) = (caller.clone(), peer.clone(), payload.clone());
-            tokio::spawn(async move {
+            crate::runtime::spawn(async move {
                 for _ in 0..ROUNDS / at_once {
                     caller.call(&peer, Lane::Control, ECHO, payload.clone(), AMPLE).await.unwrap();
                 }

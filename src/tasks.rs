@@ -1,4 +1,4 @@
-//! One owner for every task of a node: all end when it stops, and stopping waits for them.
+//! One owner for every task of an agent or a client: all end when it stops, and stopping waits for them.
 
 use std::future::Future;
 
@@ -6,7 +6,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::runtime::{self, Spawner};
 
-/// The tasks of one node.
+/// The tasks of one agent or client.
 #[derive(Clone)]
 pub(crate) struct Tasks {
     spawner: Spawner,
@@ -20,7 +20,7 @@ impl Tasks {
         Self { spawner: Spawner::current(), stop: CancellationToken::new(), tracker: TaskTracker::new() }
     }
 
-    /// Starts a task that ends when the node stops, wherever it then waits.
+    /// Starts a task that ends when the owner stops, wherever it then waits.
     pub(crate) fn spawn<F>(&self, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -32,7 +32,7 @@ impl Tasks {
         self.spawner.spawn(tracked);
     }
 
-    /// Starts a task that nothing here ends or waits for: the one that stops the node.
+    /// Starts a task that nothing here ends or waits for: the one that stops the owner.
     pub(crate) fn spawn_apart<F>(&self, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -40,12 +40,12 @@ impl Tasks {
         self.spawner.spawn(future);
     }
 
-    /// Whether the node is stopping.
+    /// Whether the owner is stopping.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()
     }
 
-    /// Resolves when the node stops.
+    /// Resolves when the owner stops.
     pub(crate) async fn stopping(&self) {
         self.stop.cancelled().await;
     }

@@ -1,0 +1,102 @@
+//! How the program ends: exit codes, and errors as a sentence on standard error.
+
+use std::{fmt, process::ExitCode};
+
+use leasehold::{AcquireError, ConnectError, ReadError, StartError};
+
+/// Something went wrong.
+pub(crate) const ERROR: u8 = 1;
+/// The command line is wrong; clap uses the same.
+pub(crate) const USAGE: u8 = 2;
+/// An agent has stepped down: its storage failed.
+pub(crate) const STEPPED_DOWN: u8 = 74;
+/// `run`: the lease was not acquired.
+pub(crate) const NOT_ACQUIRED: u8 = 75;
+/// `run`: the lease was lost, and the command was ended.
+pub(crate) const LOST: u8 = 76;
+/// `run`: the command can't be executed, as shells have it.
+pub(crate) const NOT_EXECUTABLE: u8 = 126;
+/// `run`: there is no such command, as shells have it.
+pub(crate) const NOT_FOUND: u8 = 127;
+/// A process that was ended by a signal: this plus the signal's number, as shells have it.
+pub(crate) const SIGNAL: u8 = 128;
+
+/// For `--help`.
+pub(crate) const HELP: &str = "\
+Exit codes:
+  0    done
+  1    an error; standard error says which, and what to do
+  2    the command line is wrong
+  74   agent: it stepped down, because its storage failed
+  75   run: the lease was not acquired (held by another, or not in time)
+  76   run: the lease was lost, and the command was ended
+  126  run: the command can't be executed
+  127  run: there is no such command
+  Otherwise `run` ends with its command's own code, or 128 plus the number of the signal that ended it.";
+
+/// Why the program ends without having done what it should.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    code: u8,
+    text: String,
+}
+
+impl Failed {
+    /// With exit code 1.
+    pub(crate) fn new(text: impl fmt::Display) -> Self {
+        Self::with(ERROR, text)
+    }
+
+    /// With this exit code.
+    pub(crate) fn with(code: u8, text: impl fmt::Display) -> Self {
+        Self { code, text: text.to_string() }
+    }
+
+    /// Says it on standard error, and returns the exit code.
+    pub(crate) fn tell(self) -> ExitCode {
+        tell(&self.text);
+        ExitCode::from(self.code)
+    }
+}
+
+/// A sentence on standard error.
+#[expect(clippy::print_stderr, reason = "this is where the program speaks to people about trouble")]
+pub(crate) fn tell(text: &str) {
+    eprintln!("leasehold: {text}");
+}
+
+impl From<ConnectError> for Failed {
+    fn from(error: ConnectError) -> Self {
+        let code = if matches!(error, ConnectError::Config(_)) { USAGE } else { ERROR };
+        Self::with(code, error)
+    }
+}
+
+impl From<StartError> for Failed {
+    fn from(error: StartError) -> Self {
+        let code = if matches!(error, StartError::Config(_)) { USAGE } else { ERROR };
+        Self::with(code, error)
+    }
+}
+
+impl From<ReadError> for Failed {
+    fn from(error: ReadError) -> Self {
+        let code = if matches!(error, ReadError::Name(_)) { USAGE } else { ERROR };
+        Self::with(code, error)
+    }
+}
+
+impl From<AcquireError> for Failed {
+    fn from(error: AcquireError) -> Self {
+        let code = match error {
+            AcquireError::Held { .. } | AcquireError::TimedOut { .. } => NOT_ACQUIRED,
+            AcquireError::Name(_) | AcquireError::Ttl(_) | AcquireError::Metadata { .. } => USAGE,
+            _ => ERROR,
+        };
+        // The library's remedy is a method; here it is a flag.
+        if let AcquireError::Held { name, holder } = &error {
+            return Self::with(code, format!("{name:?} is {holder}; leave --no-wait out to wait for it"));
+        }
+        Self::with(code, error)
+    }
+}

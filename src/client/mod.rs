@@ -1,0 +1,209 @@
+//! The client: the same leases from a process that embeds no replica, over the agents' addresses.
+//!
+//! It is as safe as an agent's own lease: what a holder may believe is decided by its session, by its own clock, with
+//! the cluster's drift bound ([`Line`] takes it from the agents when it connects). It only learns less. It has no
+//! replica to hear ends from, so it is told of a revocation by its next renewal, at most ttl/3 later; and it has no
+//! `holder_local` and no `watch`.
+//!
+//! | file | what lives there |
+//! | --- | --- |
+//! | `builder.rs` | settings, and the first contact |
+//! | `line.rs` | one request, over as many agents and attempts as it takes |
+
+mod builder;
+mod line;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+pub use self::builder::ClientBuilder;
+use self::line::Line;
+use crate::{
+    config::Timing,
+    error::{AcquireError, HolderInfo, ReadError},
+    lease::{Holding, Lease, LeaseRequest, Renewer, Requester as _},
+    message::{Failure, Request, Response, StatusReport},
+    name::Name,
+    tasks::Tasks,
+};
+
+/// How long a question about leases is asked.
+const READ_AT_MOST: Duration = Duration::from_secs(10);
+/// How long one agent is asked how it is.
+const STATUS_AT_MOST: Duration = Duration::from_secs(2);
+
+/// Leases of a cluster, for a process that embeds no agent.
+///
+/// It talks to one of the agents, and moves on to the next when that one doesn't answer. Its leases don't hang on any
+/// single agent: they stay while a majority of the cluster runs and any of the addresses is in reach.
+///
+/// Cheap to clone; all clones are the same client. Dropping the last one closes it in the background (leases that are
+/// still in hand are lost with [`LossReason::ClientClosed`](crate::LossReason::ClientClosed));
+/// [`close`](Self::close) waits for it.
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
+/// use leasehold::Client;
+///
+/// let client = Client::builder("nightly-backup").agents(["127.0.0.1:7101", "127.0.0.1:7102"]).connect().await?;
+/// let lease = client.acquire("orders.db").await?;
+/// assert!(lease.check().is_ok());
+/// lease.release().await?;
+/// client.close().await;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    handle: Arc<Handle>,
+}
+
+/// What the clones share; its end is the client's.
+struct Handle {
+    line: Arc<Line>,
+    renewer: Arc<Renewer>,
+    tasks: Tasks,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if !self.tasks.is_stopping() {
+            let (line, renewer) = (self.line.clone(), self.renewer.clone());
+            self.tasks.spawn_apart(async move { line.close(&renewer).await });
+        }
+    }
+}
+
+impl Client {
+    /// A client of this name, 1 to 128 bytes: it is shown to people as the holder of its leases.
+    pub fn builder(name: impl Into<String>) -> ClientBuilder {
+        ClientBuilder::new(name.into())
+    }
+
+    fn new(line: Arc<Line>, tasks: Tasks) -> Self {
+        let renewer = Renewer::new(line.clock().clone(), line.timing().clock_drift_max);
+        tasks.spawn(renewer.clone().run(line.clone()));
+        Self { handle: Arc::new(Handle { line, renewer, tasks }) }
+    }
+
+    fn line(&self) -> &Arc<Line> {
+        &self.handle.line
+    }
+
+    /// A lease with options, see [`LeaseRequest`].
+    pub fn lease(&self, name: &str) -> LeaseRequest {
+        let holding = Holding { renewer: self.handle.renewer.clone(), requester: self.line().clone() };
+        LeaseRequest::new(holding, name)
+    }
+
+    /// Acquires a lease on the name, waiting for its turn, first come first served. It is kept alive in the background.
+    ///
+    /// Cancel-safe: dropping the future gives the acquisition up.
+    ///
+    /// # Errors
+    /// [`AcquireError`]: for each variant it says whether something may have happened.
+    pub async fn acquire(&self, name: &str) -> Result<Lease, AcquireError> {
+        self.lease(name).acquire().await
+    }
+
+    /// Acquires a lease on the name if it is free. Cancel-safe, as [`acquire`](Self::acquire) is.
+    ///
+    /// # Errors
+    /// [`AcquireError::Held`] says who holds it, since when, and with which token.
+    pub async fn try_acquire(&self, name: &str) -> Result<Lease, AcquireError> {
+        self.lease(name).try_acquire().await
+    }
+
+    /// Who holds the name. Linearizable. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReadError`] when no agent could answer within 10 s.
+    pub async fn holder(&self, name: &str) -> Result<Option<HolderInfo>, ReadError> {
+        let request = Request::Holder { name: Name::new(name)? };
+        match self.line().ask(&request, READ_AT_MOST).await.response {
+            Response::Holder(held) => Ok(held.as_ref().map(HolderInfo::of)),
+            other => Err(read_error(other)),
+        }
+    }
+
+    /// The held leases whose names begin with the prefix, by name: at most `limit` (and 1000) after the name `after`,
+    /// and whether there are more. Each page is linearizable by itself. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReadError`] when no agent could answer within 10 s.
+    pub async fn leases(
+        &self,
+        prefix: &str,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<(Vec<(Name, HolderInfo)>, bool), ReadError> {
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        let request = Request::Leases { prefix: prefix.to_owned(), after: after.cloned(), limit };
+        match self.line().ask(&request, READ_AT_MOST).await.response {
+            Response::Leases { leases, more } => {
+                Ok((leases.into_iter().map(|(name, held)| (name, HolderInfo::of(&held))).collect(), more))
+            }
+            other => Err(read_error(other)),
+        }
+    }
+
+    /// How the agent is that this client talks to. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReadError`] when no agent answered within 10 s.
+    pub async fn status(&self) -> Result<StatusReport, ReadError> {
+        match self.line().ask(&Request::Status, READ_AT_MOST).await.response {
+            Response::Status(report) => Ok(*report),
+            other => Err(read_error(other)),
+        }
+    }
+
+    /// How the agent at this address is, asked once, for at most 2 s. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReadError`] when it did not answer.
+    pub async fn status_of(&self, address: &str) -> Result<StatusReport, ReadError> {
+        match self.line().ask_at(address, &Request::Status, STATUS_AT_MOST).await {
+            Response::Status(report) => Ok(*report),
+            other => Err(read_error(other)),
+        }
+    }
+
+    /// The addresses that it was given.
+    #[must_use]
+    pub fn addresses(&self) -> &[String] {
+        self.line().addresses()
+    }
+
+    /// The cluster's timing.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        *self.line().timing()
+    }
+
+    /// Closes the client: its leases are lost here and given back (for at most 2 s; then they end within their ttl),
+    /// and every task of it ends. Any number may call it; all wait. Dropping the future leaves what was begun half done:
+    /// let it finish.
+    pub async fn close(&self) {
+        self.line().close(&self.handle.renewer).await;
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("name", &self.line().holder().agent)
+            .field("agents", &self.line().addresses())
+            .finish_non_exhaustive()
+    }
+}
+
+fn read_error(response: Response) -> ReadError {
+    match response {
+        Response::Failed(Failure::Stopped(detail)) => ReadError::Stopped { detail },
+        Response::Failed(other) => ReadError::Unavailable { detail: other.to_string() },
+        other => {
+            ReadError::Unavailable { detail: format!("an answer that fits no such question: {other:?}") }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! What a lease does while nothing fails.
+
+use std::{sync::Arc, time::Duration};
+
+use leasehold::{AcquireError, ChangeKind, LossReason, Released, RenewError, limits};
+
+use crate::fixture::{Cluster, soon, until};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_goes_from_agent_to_agent() {
+    let mut cluster = Cluster::durable(3).await;
+    let mut last = None;
+    for round in 0..6 {
+        let agent = &cluster.agents[round % 3];
+        let lease = agent.acquire("orders.db").await.unwrap();
+        lease.check().unwrap();
+        assert!(last < Some(lease.token()), "tokens increase (L2)");
+        last = Some(lease.token());
+        for other in &cluster.agents {
+            let holder = other.holder("orders.db").await.unwrap().unwrap();
+            assert_eq!((holder.token, holder.agent.as_str()), (lease.token(), agent.status().agent.as_str()));
+            let held = other.try_acquire("orders.db").await.unwrap_err();
+            assert!(
+                matches!(&held, AcquireError::Held { holder, .. } if holder.token == lease.token()),
+                "{held}"
+            );
+        }
+        assert_eq!(lease.release().await.unwrap(), Released::Released);
+    }
+    assert_eq!(cluster.agents[0].holder("orders.db").await.unwrap(), None);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_come_first_served() {
+    let mut cluster = Cluster::in_process(3).await;
+    let held = cluster.agents[0].acquire("x").await.unwrap();
+    let mut waiting = Vec::new();
+    for n in 0..6_u64 {
+        let agent = cluster.agents[usize::try_from(n).unwrap() % 3].clone();
+        waiting.push(tokio::spawn(async move { agent.acquire("x").await.unwrap() }));
+        cluster.until_waiting(0, "x", n + 1).await;
+    }
+    drop(held);
+    for task in waiting {
+        // Each gets its turn when the one before has given it back, so the order of completion is the queue's.
+        let lease = soon("the next turn", task).await.unwrap();
+        lease.check().unwrap();
+        lease.release().await.unwrap();
+    }
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewals_keep_a_lease_and_write_no_log_entry() {
+    let mut cluster = Cluster::in_process(3).await;
+    let follower = cluster.followers().await[0];
+    let lease = cluster.agents[follower].lease("x").ttl(Duration::from_secs(1)).acquire().await.unwrap();
+    until("all replicas to be level", || {
+        let applied: Vec<_> = cluster.agents.iter().map(|agent| agent.status().applied).collect();
+        applied.iter().all(|index| *index == applied[0])
+    })
+    .await;
+    let before = cluster.agents[follower].status().applied;
+    // Three times the ttl: without renewals it would be gone.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    lease.check().unwrap();
+    for _ in 0..10 {
+        lease.renew().await.unwrap();
+    }
+    assert_eq!(cluster.agents[follower].status().applied, before, "renewals are not logged");
+    lease.release().await.unwrap();
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_renewal_it_runs_out_and_the_waiter_gets_it() {
+    let mut cluster = Cluster::in_process(3).await;
+    let ttl = Duration::from_secs(1);
+    let lease = cluster.agents[0].lease("x").ttl(ttl).without_renewal().acquire().await.unwrap();
+    let waiter = tokio::spawn({
+        let agent = cluster.agents[1].clone();
+        async move { agent.acquire("x").await.unwrap() }
+    });
+    let lost = soon("the loss", lease.lost()).await;
+    assert_eq!(lost.reason, LossReason::ExpiredWithoutContact { ttl });
+    assert_eq!(lease.check().unwrap_err(), lost, "the reason stays (L10)");
+    assert!(!waiter.is_finished(), "the holder knows before anyone else is granted it (L5)");
+    let next = soon("the waiter's turn", waiter).await.unwrap();
+    assert!(next.token() > lease.token());
+    assert!(matches!(lease.renew().await, Err(RenewError::Lost(_))));
+    assert!(matches!(lease.release().await.unwrap(), Released::WasLost(_)), "release after loss is harmless");
+    next.check().unwrap();
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guarded_work_is_dropped_at_the_loss() {
+    let mut cluster = Cluster::in_process(1).await;
+    let lease = cluster.agents[0]
+        .lease("x")
+        .ttl(Duration::from_millis(500))
+        .without_renewal()
+        .acquire()
+        .await
+        .unwrap();
+    assert_eq!(lease.guard(async { 7 }).await, Ok(7));
+    let dropped = Arc::new(());
+    let held = dropped.clone();
+    let endless = async move {
+        let _held = held;
+        std::future::pending::<()>().await;
+    };
+    assert!(soon("the loss", lease.guard(endless)).await.is_err());
+    assert_eq!(Arc::strong_count(&dropped), 1, "the work was dropped");
+    assert!(lease.guard(async { 7 }).await.is_err(), "nothing starts under a lost lease");
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_gives_back_wherever_it_is_dropped() {
+    let mut cluster = Cluster::in_process(3).await;
+    let lease = cluster.agents[1].lease("x").ttl(limits::TTL_MAX).acquire().await.unwrap();
+    // A thread without a runtime.
+    std::thread::spawn(move || drop(lease)).join().unwrap();
+    let next = soon("the free name", cluster.agents[0].acquire("x")).await.unwrap();
+    drop(next);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_that_gives_up_leaves_the_queue() {
+    let mut cluster = Cluster::in_process(3).await;
+    let held = cluster.agents[0].acquire("x").await.unwrap();
+    let waiting = tokio::spawn({
+        let agent = cluster.agents[1].clone();
+        async move { agent.acquire("x").await }
+    });
+    cluster.until_waiting(0, "x", 1).await;
+    waiting.abort();
+    cluster.until_waiting(0, "x", 0).await;
+
+    let late = cluster.agents[2].lease("x").wait_at_most(Duration::from_millis(100)).acquire().await;
+    assert!(matches!(late, Err(AcquireError::TimedOut { .. })), "{late:?}");
+    cluster.until_waiting(0, "x", 0).await;
+    held.check().unwrap();
+    cluster.stop_all().await;
+}
+
+/// Cancel-safety: dropped after each of its first polls, an acquisition leaves nothing behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acquisition_dropped_at_any_poll_leaves_nothing() {
+    let mut cluster = Cluster::in_process(3).await;
+    for polls in 1..24 {
+        for held in [false, true] {
+            let name = format!("x-{polls}-{held}");
+            let holder = if held { Some(cluster.agents[0].acquire(&name).await.unwrap()) } else { None };
+            let mut acquiring =
+                Box::pin(cluster.agents[polls % 3].lease(&name).ttl(limits::TTL_MAX).acquire());
+            for _ in 0..polls {
+                let poll = std::future::poll_fn(|cx| std::task::Poll::Ready(acquiring.as_mut().poll(cx)));
+                if poll.await.is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(acquiring);
+            drop(holder);
+            // With a ttl of a day, only giving up frees the name.
+            let lease = soon("the free name", cluster.agents[1].acquire(&name)).await.unwrap();
+            lease.release().await.unwrap();
+        }
+    }
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_tells_every_change_in_order() {
+    let mut cluster = Cluster::in_process(3).await;
+    let mut watch = cluster.agents[2].watch("x").unwrap();
+    let mut tokens = Vec::new();
+    for round in 0..5 {
+        let lease = cluster.agents[round % 2].acquire("x").await.unwrap();
+        cluster.agents[0].acquire("y").await.unwrap().release().await.unwrap();
+        tokens.push(lease.token());
+        lease.release().await.unwrap();
+    }
+    let mut last_index = 0;
+    for token in tokens {
+        let granted = soon("a grant", watch.next()).await.unwrap();
+        assert!(matches!(granted.kind, ChangeKind::Granted { token: t, .. } if t == token), "{granted:?}");
+        let ended = soon("an end", watch.next()).await.unwrap();
+        assert!(matches!(ended.kind, ChangeKind::Ended { token: t, .. } if t == token), "{ended:?}");
+        assert!(last_index < granted.index && granted.index < ended.index);
+        last_index = ended.index;
+    }
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_requests_are_refused_before_anything_happens() {
+    let mut cluster = Cluster::in_process(1).await;
+    let agent = &cluster.agents[0];
+    let before = agent.status().applied;
+    let too_short = agent.lease("x").ttl(Duration::ZERO).acquire().await.unwrap_err();
+    assert!(too_short.to_string().contains("0ns"), "{too_short}");
+    let long_name = "x".repeat(limits::NAME_BYTES_MAX + 1);
+    assert!(matches!(agent.acquire(&long_name).await, Err(AcquireError::Name(_))));
+    let metadata = vec![0; limits::METADATA_BYTES_MAX + 1];
+    let too_much = agent.lease("x").metadata(metadata).acquire().await;
+    assert!(matches!(too_much, Err(AcquireError::Metadata { .. })));
+    assert_eq!(agent.status().applied, before);
+    let metadata = vec![7; limits::METADATA_BYTES_MAX];
+    let lease = agent.lease("x").metadata(metadata.clone()).acquire().await.unwrap();
+    assert_eq!(agent.holder("x").await.unwrap().unwrap().metadata, metadata);
+    drop(lease);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_are_listed_in_pages() {
+    let mut cluster = Cluster::in_process(1).await;
+    let mut held = Vec::new();
+    for n in 0..7 {
+        held.push(cluster.agents[0].acquire(&format!("a/{n}")).await.unwrap());
+    }
+    held.push(cluster.agents[0].acquire("b").await.unwrap());
+    let (mut after, mut names) = (None, Vec::new());
+    loop {
+        let (page, more) = cluster.agents[0].leases("a/", after.as_ref(), 3).await.unwrap();
+        names.extend(page.iter().map(|(name, _)| name.to_string()));
+        after = page.last().map(|(name, _)| name.clone());
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(names, ["a/0", "a/1", "a/2", "a/3", "a/4", "a/5", "a/6"]);
+    cluster.stop_all().await;
+}
+
+/// Whoever is alone is its own majority: its leases run out like all others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_one_expires_leases_too() {
+    let mut cluster = Cluster::in_process(1).await;
+    let agent = &cluster.agents[0];
+    let lease = agent.lease("x").ttl(Duration::from_millis(500)).without_renewal().acquire().await.unwrap();
+    let next = soon("the next grant", agent.acquire("x")).await.unwrap();
+    assert!(lease.check().is_err() && next.check().is_ok());
+    drop(next);
+    cluster.stop_all().await;
+}

@@ -1,0 +1,41 @@
+//! The command line, as processes of its own: does it do what its help says, also when processes are killed, stopped
+//! and badly asked?
+
+mod bad_input;
+mod cluster;
+mod disk;
+mod harness;
+mod run;
+
+use harness::{Process, leasehold};
+
+/// The demonstration is a test of its own accord: it ends with 0 only if all that it tells was so.
+#[test]
+fn the_demo_shows_what_it_promises() {
+    let demo = Process::start(&mut leasehold(&["demo"]));
+    let ended = demo.ended();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let at =
+        |what: &str| ended.out.find(what).unwrap_or_else(|| panic!("{what:?} is missing in {}", ended.out));
+    let story = [
+        "anna     holds the lease",
+        "is cut off",
+        "has lost it, by her own clock",
+        "bert     holds the lease",
+    ];
+    let places = story.map(at);
+    assert!(places.is_sorted(), "{}", ended.out);
+    at("is stale");
+    at("is connected again");
+}
+
+#[test]
+fn help_documents_the_exit_codes() {
+    for args in [&["--help"][..], &["run", "--help"], &["agent", "--help"]] {
+        let ended = Process::start(&mut leasehold(args)).ended();
+        assert_eq!(ended.code, 0);
+        assert!(ended.out.contains("75") || args[0] == "agent", "{}", ended.out);
+        assert!(ended.out.contains("Exit codes"), "{}", ended.out);
+        assert!(!ended.out.contains("__guard"), "{}", ended.out);
+    }
+}

@@ -29,6 +29,9 @@ pub const BATCH_MAX: usize = 512;
 pub const SNAPSHOT_RECORDS_MAX: usize = 1_024;
 /// The most lease ids in one renewal message.
 pub const RENEW_MAX: usize = 4_096;
+/// The largest question that an agent takes, in bytes: a full renewal, and some. Decoded, a question may take dozens of
+/// times its length in memory, so that the bound of a frame is too wide for it.
+pub const QUESTION_BYTES_MAX: usize = 96 * 1024;
 
 /// The largest decoded value, in bytes. A snapshot is decoded in pieces of at most this size.
 pub const DECODED_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -81,6 +84,9 @@ pub const FOUNDERS_MAX: usize = 9;
 
 const _: () = {
     assert!(HANDSHAKE_BYTES_MAX < FRAME_BYTES_MAX);
+    // An id takes at most 17 bytes.
+    assert!(RENEW_MAX * 17 + 64 < QUESTION_BYTES_MAX && ENTRY_BYTES_MAX < QUESTION_BYTES_MAX);
+    assert!(QUESTION_BYTES_MAX < FRAME_BYTES_MAX);
     assert!(SNAPSHOT_CHUNK_BYTES < FRAME_BYTES_MAX);
     assert!(ENTRIES_PER_APPEND_MAX as usize * ENTRY_BYTES_MAX < FRAME_BYTES_MAX);
     assert!(NAME_BYTES_MAX + METADATA_BYTES_MAX + AGENT_NAME_BYTES_MAX + 1_024 < ENTRY_BYTES_MAX);

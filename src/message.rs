@@ -2,6 +2,11 @@
 //!
 //! These forms are part of the wire format (golden files hold them): append variants, never move one.
 
+#[cfg(test)]
+mod goldens;
+#[cfg(test)]
+mod status_golden;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};

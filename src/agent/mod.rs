@@ -10,6 +10,8 @@
 
 mod builder;
 mod founding;
+#[cfg(test)]
+mod goldens;
 mod hub;
 mod leader;
 mod node;

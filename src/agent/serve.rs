@@ -13,7 +13,7 @@ use super::{
 use crate::{
     codec,
     lease::Requester as _,
-    limits::ASK_MAX,
+    limits::{ASK_MAX, QUESTION_BYTES_MAX},
     message::{ASK, Asking, FOUND, LEAD, Request, code},
     raft, runtime,
     transport::{Caller, Handler, Method, Refusal, Role},
@@ -46,6 +46,11 @@ impl Service {
 }
 
 fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Refusal> {
+    if payload.len() > QUESTION_BYTES_MAX {
+        let text =
+            format!("a question of {} bytes, the largest has {QUESTION_BYTES_MAX}; split it", payload.len());
+        return Err(Refusal::new(code::MALFORMED, text));
+    }
     codec::decode(payload).map_err(|error| Refusal::new(code::MALFORMED, error.to_string()))
 }
 
@@ -97,5 +102,21 @@ impl Handler for Service {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LeaseId, limits::RENEW_MAX};
+
+    #[test]
+    fn a_question_beyond_its_bound_is_refused_before_it_is_decoded() {
+        let renew = |count| codec::encode(&Request::Renew { leases: vec![LeaseId::from_bits(0); count] });
+        assert!(decode::<Request>(&renew(RENEW_MAX)).is_ok());
+        assert!(decode::<Request>(&renew(QUESTION_BYTES_MAX - 10)).is_ok());
+        let refusal = decode::<Request>(&renew(QUESTION_BYTES_MAX)).unwrap_err();
+        assert_eq!(refusal.code, code::MALFORMED);
+        assert!(refusal.text.contains("the largest has"), "{}", refusal.text);
     }
 }

@@ -98,8 +98,15 @@ impl Log {
             purged: decode("the purge mark", recovered.purged.map(|(_, mark)| mark))?,
             entries: VecDeque::with_capacity(recovered.entries.len()),
         };
+        // Every index below has one after it: that is what the arithmetic here, and openraft's, relies on.
+        if cache.purged.is_some_and(|id| id.index == u64::MAX) {
+            return Err(invalid("the purge mark", "it is the last index there is"));
+        }
         for (index, bytes) in recovered.entries {
             let entry: Entry = codec::decode(&bytes).map_err(|error| invalid("an entry", error))?;
+            if index == u64::MAX {
+                return Err(invalid("an entry", "its index is the last one there is"));
+            }
             if entry.index() != index || index != cache.end_index() {
                 return Err(invalid(
                     "an entry",

@@ -3,6 +3,8 @@
 //! Every openraft type stays in this folder. The rest of the crate sees [`Consensus`]: propose, confirm that this
 //! node leads, see who leads.
 
+#[cfg(test)]
+mod goldens;
 pub(crate) mod log;
 pub(crate) mod machine;
 pub(crate) mod network;

@@ -38,15 +38,15 @@ pub(crate) const TRANSFER: Method = Method(4);
 pub(crate) const SNAPSHOT: Method = Method(5);
 
 /// One piece of a snapshot. The last one is answered with openraft's response.
-#[derive(Debug, Serialize, Deserialize)]
-struct Piece {
-    vote: Vote,
-    meta: SnapshotMeta,
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Piece {
+    pub(super) vote: Vote,
+    pub(super) meta: SnapshotMeta,
     /// Bytes in all pieces together.
-    total: u64,
+    pub(super) total: u64,
     /// Where this piece belongs.
-    offset: u64,
-    data: Bytes,
+    pub(super) offset: u64,
+    pub(super) data: Bytes,
 }
 
 /// Makes openraft's connections to its peers.

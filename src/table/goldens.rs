@@ -210,26 +210,35 @@ fn events() -> Vec<(&'static str, Event)> {
 #[test]
 fn every_command_is_encoded_as_ever() {
     let batch: Vec<Single> = commands(None).into_iter().map(|(_, command)| command).collect();
+    let mut goldens = Vec::new();
+    let mut bare = Vec::new();
     for (name, command) in commands(Some(batch)) {
         let entry = Entry { wall_unix_ms: 1_700_000_000_000, command };
-        golden::check(&format!("table/command_{name}"), &entry);
+        goldens.push(golden::check(&format!("table/command_{name}"), &entry));
+        bare.push(codec::encode(&entry.command));
         assert!(!entry.to_string().contains(&id(0x11).reveal()), "{entry} tells the lease id");
     }
+    golden::covers_variants::<Command>(&bare);
+    golden::withstands::<Entry>(&goldens);
 }
 
 #[test]
 fn every_outcome_is_encoded_as_ever() {
     let batch: Vec<SingleOutcome> = outcomes(None).into_iter().map(|(_, outcome)| outcome).collect();
-    for (name, outcome) in outcomes(Some(batch)) {
-        golden::check(&format!("table/outcome_{name}"), &outcome);
-    }
+    let all = outcomes(Some(batch)).into_iter();
+    let goldens: Vec<_> =
+        all.map(|(name, outcome)| golden::check(&format!("table/outcome_{name}"), &outcome)).collect();
+    golden::covers_variants::<Outcome>(&goldens);
+    golden::withstands::<Outcome>(&goldens);
+    let refusals: Vec<_> = refusals().iter().map(codec::encode).collect();
+    golden::covers_variants::<Refusal>(&refusals);
 }
 
 #[test]
 fn every_event_is_encoded_as_ever() {
-    for (name, event) in events() {
-        golden::check(&format!("table/event_{name}"), &event);
-    }
+    let goldens: Vec<_> =
+        events().iter().map(|(name, event)| golden::check(&format!("table/event_{name}"), event)).collect();
+    golden::covers_variants::<Event>(&goldens);
 }
 
 /// A table with a bit of everything that a snapshot can have.

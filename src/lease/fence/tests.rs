@@ -268,3 +268,23 @@ fn the_form_in_the_file_stays() {
     newer[7] = 2;
     assert!(FileMark::from_bytes(&newer).unwrap_err().contains("version 2"));
 }
+
+#[test]
+fn a_fences_file_is_written_and_read_as_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("resource");
+    let fence = Fence::in_file(&path).unwrap();
+    let new = crate::golden::check_bytes("fence/new", &fs::read(&path).unwrap());
+    fence.admit(token(0x0102_0304_0506_0708)).unwrap();
+    let admitted = crate::golden::check_bytes("fence/admitted", &fs::read(&path).unwrap());
+
+    for (golden, largest) in [(&new, None), (&admitted, Some(token(0x0102_0304_0506_0708)))] {
+        fs::write(&path, golden).unwrap();
+        assert_eq!(Fence::in_file(&path).unwrap().largest().unwrap(), largest);
+    }
+    crate::golden::hostile(&[new, admitted], |bytes| {
+        if let Ok(mark) = FileMark::from_bytes(bytes) {
+            assert_eq!(mark.to_bytes(), bytes);
+        }
+    });
+}

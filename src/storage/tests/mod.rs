@@ -2,6 +2,7 @@
 
 mod cost;
 mod damage;
+mod goldens;
 mod suite;
 
 use std::{

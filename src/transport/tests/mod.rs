@@ -1,6 +1,7 @@
 //! The contract, on both networks; hostile peers on the one that has them; and how fast it is.
 
 mod conformance;
+mod goldens;
 mod hostile_peer;
 mod in_process;
 mod speed;

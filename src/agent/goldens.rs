@@ -66,6 +66,7 @@ fn every_reply_is_encoded_as_ever() {
         Reply::Promised,
         Reply::PromisedElsewhere { cluster: cluster() },
         Reply::CannotPromise { detail: "the disk is full".to_owned() },
+        Reply::NotInPlan { node: NodeId::from_bits(0x0123_4567_89ab_cdef) },
     ];
     let goldens = all.map(|reply| {
         let name = match &reply {
@@ -74,6 +75,7 @@ fn every_reply_is_encoded_as_ever() {
             Reply::Promised => "promised",
             Reply::PromisedElsewhere { .. } => "promised_elsewhere",
             Reply::CannotPromise { .. } => "cannot_promise",
+            Reply::NotInPlan { .. } => "not_in_plan",
         };
         golden::check(&format!("founding/reply_{name}"), &reply)
     });

@@ -105,6 +105,23 @@ impl Timing {
     }
 
     pub(crate) fn faults(&self, faults: &mut Vec<ConfigFault>) {
+        let spans = [
+            ("heartbeat", self.heartbeat),
+            ("election_timeout_min", self.election_timeout_min),
+            ("election_timeout_max", self.election_timeout_max),
+            ("ttl", self.ttl),
+        ];
+        let odd = |span: &Duration| span.subsec_nanos() % 1_000_000 != 0 || *span > SPAN_MAX;
+        let before = faults.len();
+        faults.extend(
+            spans
+                .into_iter()
+                .filter(|(_, span)| odd(span))
+                .map(|(what, span)| ConfigFault::Span { what, span }),
+        );
+        if faults.len() > before {
+            return;
+        }
         if self.heartbeat < Duration::from_millis(1) {
             faults.push(ConfigFault::Heartbeat { heartbeat: self.heartbeat });
         }
@@ -151,6 +168,9 @@ pub enum TtlError {
         most: Duration,
     },
 }
+
+/// No span of the timing is longer.
+const SPAN_MAX: Duration = TTL_MAX;
 
 /// One thing that is wrong with an agent's settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -199,6 +219,14 @@ pub enum ConfigFault {
         advertise: String,
         /// The founders.
         founders: Vec<String>,
+    },
+    /// A span that isn't whole milliseconds, or absurdly long.
+    #[error("{what} is {span:?}; give it whole milliseconds, at most 24 h")]
+    Span {
+        /// Which setting.
+        what: &'static str,
+        /// What was asked.
+        span: Duration,
     },
     /// The heartbeat is too fast.
     #[error("a heartbeat of {heartbeat:?} is too short; the shortest is 1ms")]

@@ -190,6 +190,18 @@ pub enum StartError {
         /// The cluster.
         cluster: ClusterId,
     },
+    /// A founder is another node than the one that the founding was planned with.
+    #[error(
+        "the founder {address} is now node {node}, which the founding of cluster {cluster} was not planned with: it was started with an empty data directory, or without one, before the cluster was formed; that cluster can't come to be, so stop all founders, delete their data directories, and start them anew"
+    )]
+    FounderChanged {
+        /// Its address.
+        address: String,
+        /// The node that answers there now.
+        node: NodeId,
+        /// The cluster that was to be.
+        cluster: ClusterId,
+    },
     /// The founders that must answer did not, in the time that was given.
     #[error(
         "not ready within {within:?}: {waiting_for}; start the other agents, or give it more time with start_within"
@@ -199,6 +211,14 @@ pub enum StartError {
         within: Duration,
         /// What was waited for.
         waiting_for: String,
+    },
+    /// The agent started, and stepped down before it served: its storage failed, most likely.
+    #[error(
+        "the agent stepped down while it started: {reason}; mend that and start it again, nothing that was answered is lost"
+    )]
+    SteppedDown {
+        /// Why.
+        reason: String,
     },
     /// The agent was stopped while it started.
     #[error("the agent was stopped while it started")]
@@ -270,7 +290,8 @@ pub enum AcquireError {
         /// Why.
         detail: String,
     },
-    /// *Nothing is held*: the agent has stopped.
+    /// The agent has stopped. *Outcome unknown* if it stopped during this call: then what may have been granted is free
+    /// again within its ttl.
     #[error("the agent has stopped ({detail}); start it again")]
     Stopped {
         /// Why.

@@ -1,5 +1,12 @@
 //! A client: does it get, keep and lose leases as an agent does, over whatever agents it reaches?
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test: it looks from outside, at real time, and panics are how it fails"
+)]
+
 use std::time::Duration;
 
 use leasehold::{AcquireError, Agent, Client, ConnectError, InProcessNetwork, LossReason, Timing};

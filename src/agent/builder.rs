@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -191,7 +191,8 @@ impl Builder {
     /// [`StartError`]. Nothing is left behind.
     pub async fn start(self) -> Result<Agent, StartError> {
         let within = self.start_within;
-        let starting = Starting::new(self.check()?).await?;
+        let starting = Arc::new(Starting::new(self.check()?).await?);
+        let mut armed = Armed(Some(starting.clone()));
         let result = match within {
             None => starting.run().await,
             Some(within) => {
@@ -201,12 +202,25 @@ impl Builder {
                 })
             }
         };
+        armed.0 = None;
         match result {
             Ok(node) => Ok(Agent::of(Arc::new(Handle { node, tasks: starting.tasks.clone() }))),
             Err(error) => {
                 starting.undo().await;
                 Err(error)
             }
+        }
+    }
+}
+
+/// Undoes a start whose future was dropped.
+struct Armed(Option<Arc<Starting>>);
+
+impl Drop for Armed {
+    fn drop(&mut self) {
+        if let Some(starting) = self.0.take() {
+            let tasks = starting.tasks.clone();
+            tasks.spawn_apart(async move { starting.undo().await });
         }
     }
 }
@@ -346,7 +360,7 @@ impl Starting {
         let recovered = lock(&self.recovered).take().unwrap_or_default();
         let weak: std::sync::Weak<Hub> = Arc::downgrade(&hub);
         replica.listen(weak);
-        let (consensus, has_voted) = Consensus::build(
+        let (consensus, past) = Consensus::build(
             self.node_id,
             &timing,
             self.transport.clone(),
@@ -366,7 +380,8 @@ impl Starting {
 
         let service = Service::new(self.founding.clone());
         self.transport.serve(service.clone());
-        let plan = self.founding.settle(self.transport.as_ref(), settings.clock.as_ref()).await?;
+        let plan =
+            self.founding.settle(self.transport.as_ref(), settings.clock.as_ref(), past.has_log).await?;
         self.identity.send_modify(|identity| identity.cluster = Some(plan.cluster));
 
         let patience = timing.election_timeout_max * PATIENCE_ELECTIONS;
@@ -376,6 +391,7 @@ impl Starting {
             settings.clock.clone(),
             timing.clock_drift_max,
             patience,
+            self.tasks.clone(),
         );
         let node = Arc::new(Node {
             holder: Holder { agent: settings.name.clone(), node: self.node_id },
@@ -396,15 +412,17 @@ impl Starting {
             replica,
             hub,
             leader,
-            renewer: Renewer::new(settings.clock.clone(), timing.clock_drift_max),
+            renewer: Renewer::new(settings.clock.clone()),
             transport: self.transport.clone(),
             journal: self.journal.clone(),
             durable: self.durable,
             tasks: self.tasks.clone(),
             stopped: watch::channel(None).0,
+            closing: AtomicBool::new(false),
             stopping: Mutex::new(false),
+            down: watch::channel(false).0,
         });
-        if has_voted {
+        if past.has_voted {
             // Before it restarted, this node may have granted the leader lease of the leader of its term. It keeps
             // that promise, which it has forgotten, by being silent for as long as it can have been worth.
             runtime::sleep(timing.clock_drift_max.lengthen(timing.election_timeout_max)).await;
@@ -416,7 +434,9 @@ impl Starting {
             consensus.found(plan.members.clone()).await.map_err(|_| StartError::Stopped)?;
         }
         node.start(&plan);
-        node.ready().await;
+        if let runtime::Either::Second(reason) = runtime::select2(node.ready(), node.until_stopped()).await {
+            return Err(StartError::SteppedDown { reason });
+        }
         tracing::info!(agent = %settings.name, node = %self.node_id, cluster = %plan.cluster, "ready");
         Ok(node)
     }

@@ -40,6 +40,8 @@ use crate::{
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(150));
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a founder that is about to give up still answers.
+const LINGER: Duration = Duration::from_millis(300);
 /// How often is told who is still missing.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
@@ -100,6 +102,11 @@ pub(crate) enum Reply {
     CannotPromise {
         /// Why.
         detail: String,
+    },
+    /// To `Promise`: the plan has another node at this founder's address.
+    NotInPlan {
+        /// The answering founder.
+        node: NodeId,
     },
 }
 
@@ -170,6 +177,7 @@ impl Founding {
                 Ok(()) => Reply::Promised,
                 Err(PromiseError::Elsewhere(cluster)) => Reply::PromisedElsewhere { cluster },
                 Err(PromiseError::Storage(error)) => Reply::CannotPromise { detail: error.to_string() },
+                Err(PromiseError::NotInPlan) => Reply::NotInPlan { node: self.node },
             },
         }
     }
@@ -180,6 +188,10 @@ impl Founding {
             Some(old) if old == plan => return Ok(()),
             Some(old) => return Err(PromiseError::Elsewhere(old.cluster)),
             None => {}
+        }
+        // A founder that lost its directory, or its memory, is another node: it can't keep the old one's promise.
+        if plan.members.get(&self.node).is_none_or(|member| member.addr != self.address) {
+            return Err(PromiseError::NotInPlan);
         }
         (self.keep)(&plan).map_err(PromiseError::Storage)?;
         self.plan.send_replace(Some(plan));
@@ -214,13 +226,20 @@ impl Founding {
 
     /// Takes part until this founder has promised itself to a plan, and returns it; on the former, all have.
     ///
+    /// `has_log` says that this member's log has entries: then the cluster was formed long ago, with all promises, and
+    /// the others, who may be down now, are not asked again.
+    ///
     /// # Errors
     /// When lists disagree, when another founder belongs to another plan, when the promise can't be written down.
     pub(crate) async fn settle(
         &self,
         transport: &dyn Transport,
         clock: &dyn Clock,
+        has_log: bool,
     ) -> Result<Plan, StartError> {
+        if let Some(plan) = self.plan().filter(|_| has_log) {
+            return Ok(plan);
+        }
         let mut disagreement = self.disagreement.subscribe();
         let contradicted = async {
             match disagreement.wait_for(Option::is_some).await {
@@ -230,7 +249,11 @@ impl Founding {
         };
         match runtime::select2(self.take_part(transport, clock), contradicted).await {
             runtime::Either::First(plan) => plan,
-            runtime::Either::Second(Some((from, theirs))) => Err(self.disagree(from, theirs)),
+            runtime::Either::Second(Some((from, theirs))) => {
+                // The other founder is to hear of it too: our answer is on its way, and stopping would take it back.
+                runtime::sleep(LINGER).await;
+                Err(self.disagree(from, theirs))
+            }
             runtime::Either::Second(None) => Err(StartError::Stopped),
         }
     }
@@ -315,6 +338,9 @@ impl Founding {
             Err(PromiseError::Elsewhere(cluster)) => {
                 Err(StartError::AlreadyFounded { by: self.address.clone(), cluster })
             }
+            Err(PromiseError::NotInPlan) => {
+                Err(StartError::SameNode { node: self.node, address: self.address.clone() })
+            }
         }
     }
 
@@ -351,6 +377,9 @@ impl Founding {
                     Some(Reply::PromisedElsewhere { cluster }) => {
                         return Err(StartError::AlreadyFounded { by: address, cluster });
                     }
+                    Some(Reply::NotInPlan { node }) => {
+                        return Err(StartError::FounderChanged { address, node, cluster: plan.cluster });
+                    }
                     Some(Reply::CannotPromise { detail }) => {
                         tracing::warn!(address, detail, "a founder can't write its promise down");
                     }
@@ -368,6 +397,7 @@ impl Founding {
 
 enum PromiseError {
     Elsewhere(ClusterId),
+    NotInPlan,
     Storage(StorageError),
 }
 

@@ -72,6 +72,8 @@ impl Hub {
             let standing = Standing::of(replica.read().table(), &lease_id);
             let left = within.saturating_sub(clock.now().since(began));
             if matches!(standing, Standing::Holding(_) | Standing::Ended(_)) || left.is_zero() {
+                // Before the registration is dropped, which keeps only those that still listen.
+                drop(told);
                 return standing;
             }
             if runtime::timeout(left, told).await.is_err() {

@@ -14,7 +14,10 @@
 //!    it isn't renewed any more, so no `Expire` in flight can hit a lease that was confirmed after it.
 //! 3. *Expiry.* Proposed with "only in term T"; apply checks the term once more. While the last acknowledgement of a
 //!    quorum is older than the leader lease, the deadlines are frozen: nothing is proposed.
-//! 4. *Stalls.* The timer knows when it wanted to wake. Waking late, it first adds the delay to every deadline.
+//! 4. *Stalls.* The timer knows when it wanted to wake. Waking late, it first adds the delay to every deadline. It
+//!    waits for nothing else, so that a slow commit isn't taken for a stall: proposals have tasks of their own.
+//! 5. *Once a term.* Deadlines that were dropped are never built again for the same term: an `Expire` of that term may
+//!    be under way for a lease that they would call renewable.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -33,6 +36,7 @@ use crate::{
     replica::Replica,
     runtime,
     table::{Command, Entry, Event},
+    tasks::Tasks,
     time::{Drift, Moment},
     token::Token,
 };
@@ -48,13 +52,30 @@ pub(crate) struct Leader {
     drift: Drift,
     /// How long an expiry may take to commit before it is proposed again.
     patience: Duration,
-    /// `Some` exactly while this node leads and is ready (argument 1).
-    deadlines: Mutex<Option<Deadlines>>,
+    /// Exactly while this node leads and is ready (argument 1).
+    deadlines: Mutex<Kept>,
     /// Wakes the timer: a deadline came that is earlier than what it sleeps for, or leadership changed.
     wake: Notify,
     /// When the timer means to wake; [`Moment::NEVER`] while it is awake.
     asked: Mutex<Moment>,
     barrier: Mutex<Barrier>,
+    tasks: Tasks,
+}
+
+/// The deadlines of the term that this node leads.
+#[derive(Default)]
+struct Kept {
+    now: Option<Deadlines>,
+    /// The last term whose deadlines were dropped.
+    over: u64,
+}
+
+impl Kept {
+    fn drop_them(&mut self) -> Option<u64> {
+        let term = self.now.take()?.term();
+        self.over = self.over.max(term);
+        Some(term)
+    }
 }
 
 /// Renewals that wait for the next confirmation of leadership.
@@ -76,6 +97,7 @@ impl Leader {
         clock: Arc<dyn Clock>,
         drift: Drift,
         patience: Duration,
+        tasks: Tasks,
     ) -> Arc<Self> {
         Arc::new(Self {
             consensus,
@@ -83,16 +105,17 @@ impl Leader {
             clock,
             drift,
             patience,
-            deadlines: Mutex::new(None),
+            deadlines: Mutex::default(),
             wake: Notify::new(),
             asked: Mutex::new(Moment::NEVER),
-            barrier: Mutex::new(Barrier::default()),
+            barrier: Mutex::default(),
+            tasks,
         })
     }
 
     /// The term in which this node leads and is ready.
     pub(crate) fn ready_in(&self) -> Option<u64> {
-        lock(&self.deadlines).as_ref().map(Deadlines::term)
+        lock(&self.deadlines).now.as_ref().map(Deadlines::term)
     }
 
     /// Called when openraft says who leads: in term `leads` this node, or another.
@@ -100,10 +123,11 @@ impl Leader {
     /// Ready means: an entry of that very term is applied. See argument 1.
     pub(crate) fn lead(&self, leads: Option<u64>) {
         let reading = self.replica.read();
-        let mut deadlines = lock(&self.deadlines);
+        let mut kept = lock(&self.deadlines);
         match leads {
             Some(term) if reading.term() == term => {
-                if deadlines.as_ref().is_none_or(|d| d.term() != term) {
+                if term > kept.over && kept.now.as_ref().is_none_or(|d| d.term() != term) {
+                    kept.drop_them();
                     let table = reading.table();
                     let counts = table.counts();
                     tracing::info!(term, leases = counts.leases, waiters = counts.waiters, "leading");
@@ -113,13 +137,13 @@ impl Leader {
                     for (id, _) in table.all_live().filter(|(_, live)| live.revoked) {
                         fresh.revoked(&id);
                     }
-                    *deadlines = Some(fresh);
+                    kept.now = Some(fresh);
                     self.wake.notify_one();
                 }
             }
             _ => {
-                if let Some(old) = deadlines.take() {
-                    tracing::info!(term = old.term(), "no longer leading");
+                if let Some(term) = kept.drop_them() {
+                    tracing::info!(term, "no longer leading");
                 }
             }
         }
@@ -128,7 +152,7 @@ impl Leader {
     /// What an applied entry changed. Called under the table's write lock.
     pub(crate) fn applied(&self, events: &[Event]) {
         let mut guard = lock(&self.deadlines);
-        let Some(deadlines) = guard.as_mut() else { return };
+        let Some(deadlines) = guard.now.as_mut() else { return };
         let now = self.clock.now();
         let mut began = false;
         for event in events {
@@ -157,7 +181,7 @@ impl Leader {
 
     /// A snapshot replaced the table: a leader never installs one, so this node has been deposed.
     pub(crate) fn replaced(&self) {
-        *lock(&self.deadlines) = None;
+        lock(&self.deadlines).drop_them();
     }
 
     /// Renews leases and waits. `arrived` is this node's clock when the message arrived.
@@ -172,7 +196,7 @@ impl Leader {
         let confirmed = self.confirm_shared().await.map_err(super::route::failure_of)?;
         let reading = self.replica.read();
         let mut guard = lock(&self.deadlines);
-        let deadlines = match guard.as_mut() {
+        let deadlines = match guard.now.as_mut() {
             Some(deadlines) if deadlines.term() == confirmed.term => deadlines,
             _ => return Err(Failure::NotLeader { leader: None }),
         };
@@ -196,7 +220,7 @@ impl Leader {
         };
         if start {
             let leader = self.clone();
-            runtime::spawn(async move { leader.confirm_all().await });
+            self.tasks.spawn(async move { leader.confirm_all().await });
         }
         told.await.unwrap_or_else(|_| Err(ConsensusError::Stopped("the confirming task is gone".to_owned())))
     }
@@ -224,16 +248,22 @@ impl Leader {
             let now = self.clock.now();
             let asked = {
                 let deadlines = lock(&self.deadlines);
-                deadlines.as_ref().and_then(Deadlines::next_wake).unwrap_or(Moment::NEVER).min(now + NAP_MAX)
+                deadlines
+                    .now
+                    .as_ref()
+                    .and_then(Deadlines::next_wake)
+                    .unwrap_or(Moment::NEVER)
+                    .min(now + NAP_MAX)
             };
             *lock(&self.asked) = asked;
             runtime::select2(self.wake.notified(), runtime::sleep(asked.since(now))).await;
             *lock(&self.asked) = Moment::NEVER;
-            let now = self.clock.now();
             let mut clock_is_sound = true;
             let due = {
                 let mut guard = lock(&self.deadlines);
-                let Some(deadlines) = guard.as_mut() else { continue };
+                let Some(deadlines) = guard.now.as_mut() else { continue };
+                // Read under the lock: a renewal handled in between would make this reading look like a clock gone back.
+                let now = self.clock.now();
                 match deadlines.woke(asked, now) {
                     Wake::Punctual => {}
                     Wake::Stalled(delay) => {
@@ -256,10 +286,12 @@ impl Leader {
                 (!ids.is_empty()).then(|| (deadlines.term(), ids))
             };
             if !clock_is_sound {
-                self.consensus.hand_over(self.patience).await;
+                let (consensus, patience) = (self.consensus.clone(), self.patience);
+                self.tasks.spawn(async move { consensus.hand_over(patience).await });
             }
             if let Some((term, ids)) = due {
-                self.expire(term, ids).await;
+                let leader = self.clone();
+                self.tasks.spawn(async move { leader.expire(term, ids).await });
             }
         }
     }
@@ -276,7 +308,7 @@ impl Leader {
         if let Some(error) = failed {
             tracing::warn!(term, leases = ids.len(), error, "an expiry failed; it will be proposed again");
             let mut guard = lock(&self.deadlines);
-            if let Some(deadlines) = guard.as_mut().filter(|deadlines| deadlines.term() == term) {
+            if let Some(deadlines) = guard.now.as_mut().filter(|deadlines| deadlines.term() == term) {
                 deadlines.proposal_failed(&ids, self.clock.now());
             }
         }

@@ -211,15 +211,11 @@ impl Agent {
     /// Resolves when the agent has stopped for good, with the reason: it was shut down, or its storage failed and it
     /// stepped down. Cancel-safe.
     pub async fn stopped(&self) -> String {
-        let mut stopped = self.node().stopped.subscribe();
-        match stopped.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => "it is gone".to_owned(),
-        }
+        self.node().until_stopped().await
     }
 
     /// Stops the agent: gives its leases back, hands leadership over, ends every task, closes the storage, frees the
-    /// port. Any number may call it; all wait. Dropping the future leaves what was begun half done: let it finish.
+    /// port. Any number may call it; all wait. Dropping the future leaves it to finish in the background.
     pub async fn shutdown(&self) {
         self.node().shut_down().await;
     }

@@ -3,7 +3,10 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -55,8 +58,12 @@ pub(crate) struct Node {
     pub(crate) tasks: Tasks,
     /// Why the node has stopped, once it has.
     pub(crate) stopped: watch::Sender<Option<String>>,
+    /// Nothing new is acquired: it is about to stop.
+    pub(crate) closing: AtomicBool,
     /// Whoever stops the node first does it; the others wait.
     pub(crate) stopping: Mutex<bool>,
+    /// Everything is stopped, the port and the directory are free.
+    pub(crate) down: watch::Sender<bool>,
 }
 
 impl Node {
@@ -110,49 +117,77 @@ impl Node {
         if !self.tasks.is_stopping() {
             tracing::error!(agent = %self.holder.agent, reason, "the agent has stepped down");
         }
+        // First, so that nothing new is begun that would not be told.
+        self.stop_answering(&reason);
         self.leader.lead(None);
         self.renewer.end_all(&LossReason::AgentStopped);
+    }
+
+    /// From now on every request is answered with this reason. The first reason stays.
+    fn stop_answering(&self, reason: &str) {
         self.stopped.send_if_modified(|stopped| {
             let first = stopped.is_none();
-            stopped.get_or_insert(reason);
+            stopped.get_or_insert_with(|| reason.to_owned());
             first
         });
     }
 
-    /// Resolves when this replica has applied the founding: from then on it serves.
+    /// Resolves when the node has stopped answering, with the reason. Cancel-safe.
+    pub(crate) async fn until_stopped(&self) -> String {
+        let mut stopped = self.stopped.subscribe();
+        match stopped.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "the agent is gone".to_owned(),
+        }
+    }
+
+    /// Resolves when this agent serves: it has applied the founding, and knows a leader.
     pub(crate) async fn ready(&self) {
         loop {
             let index = {
                 let reading = self.replica.read();
                 if reading.table().is_founded() {
-                    return;
+                    break;
                 }
                 reading.index()
             };
             self.replica.reach(index + 1).await;
         }
+        let mut watch = self.consensus.watch();
+        while watch.now().leader.is_none() && watch.changed().await.is_some() {}
     }
 
-    /// Stops everything, in the order in which the cluster notices least. Any number may call it; all wait.
-    pub(crate) async fn shut_down(&self) {
+    /// Stops everything. Any number may call it; all wait until the port and the directory are free. Dropping the
+    /// future changes nothing: a task of its own does it.
+    pub(crate) async fn shut_down(self: &Arc<Self>) {
         let first =
             !std::mem::replace(&mut *self.stopping.lock().unwrap_or_else(PoisonError::into_inner), true);
-        if !first {
-            self.tasks.ended().await;
-            return;
+        if first {
+            let node = self.clone();
+            self.tasks.spawn_apart(async move {
+                node.take_down().await;
+                node.down.send_replace(true);
+            });
         }
+        let mut down = self.down.subscribe();
+        // The sender lives as long as `self`.
+        let _ = down.wait_for(|down| *down).await;
+    }
+
+    /// In the order in which the cluster notices least.
+    async fn take_down(&self) {
+        // Nothing new is acquired from here on; what is in hand ends, and is given back.
+        self.closing.store(true, Ordering::Release);
         let held = self.renewer.end_all(&LossReason::AgentStopped);
         let _ = runtime::timeout(GIVE_BACK_AT_MOST, self.give_back(held)).await;
         if self.consensus.leadership().leading {
             self.consensus.hand_over(self.timing.election_timeout_max).await;
         }
-        self.stopped.send_if_modified(|stopped| {
-            let first = stopped.is_none();
-            stopped.get_or_insert_with(|| "it was shut down".to_owned());
-            first
-        });
+        self.stop_answering("it was shut down");
         self.tasks.stop();
         self.leader.lead(None);
+        // What was granted to a request that was under way.
+        self.renewer.end_all(&LossReason::AgentStopped);
         self.transport.shutdown().await;
         self.consensus.shutdown().await;
         if let Err(error) = self.journal.close().await {
@@ -306,20 +341,16 @@ impl Requester for Node {
     async fn seen(&self, _within: Duration) -> Result<u64, Failure> {
         match self.stopped.borrow().clone() {
             Some(reason) => Err(Failure::Stopped(reason)),
+            None if self.closing.load(Ordering::Acquire) => {
+                Err(Failure::Stopped("it is being shut down".to_owned()))
+            }
             None => Ok(self.replica.read().index()),
         }
     }
 
     async fn ask(&self, request: &Request, within: Duration) -> Answered {
         if request.needs_leader() {
-            let stopped = async {
-                let mut stopped = self.stopped.subscribe();
-                match stopped.wait_for(Option::is_some).await {
-                    Ok(reason) => reason.clone().unwrap_or_default(),
-                    Err(_) => "the agent is gone".to_owned(),
-                }
-            };
-            match runtime::select2(self.router.ask(request, within), stopped).await {
+            match runtime::select2(self.router.ask(request, within), self.until_stopped()).await {
                 runtime::Either::First(answered) => answered,
                 runtime::Either::Second(reason) => {
                     Answered { response: Response::Failed(Failure::Stopped(reason)), repeated: true }

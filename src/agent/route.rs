@@ -13,6 +13,7 @@ use crate::{
     codec,
     id::NodeId,
     lease::{Answered, Attempts, failure_of_call},
+    limits::METADATA_BYTES_MAX,
     message::{Failure, LEAD, Request, Response},
     raft::{Consensus, ConsensusError},
     runtime,
@@ -120,6 +121,13 @@ impl Router {
                     Ok(confirmed) => Response::ReadIndex(confirmed.read_index),
                     Err(error) => Response::Failed(self.with_address(failure_of(error))),
                 };
+            }
+            // Checked before it is in the log: an entry larger than a frame would wedge replication.
+            Request::Acquire(acquire) if acquire.metadata.len() > METADATA_BYTES_MAX => {
+                return Response::Failed(Failure::Refused(format!(
+                    "{} bytes of metadata, the most is {METADATA_BYTES_MAX}; store it elsewhere and keep a reference",
+                    acquire.metadata.len()
+                )));
             }
             Request::Acquire(acquire) => Command::Acquire(acquire),
             Request::Release { lease_id } => Command::Release { lease_id },

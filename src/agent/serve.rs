@@ -15,7 +15,7 @@ use crate::{
     lease::Requester as _,
     limits::ASK_MAX,
     message::{ASK, Asking, FOUND, LEAD, Request, code},
-    raft,
+    raft, runtime,
     transport::{Caller, Handler, Method, Refusal, Role},
 };
 
@@ -76,7 +76,11 @@ impl Handler for Service {
             FOUND => {
                 members_only(caller)?;
                 let question: Question = decode(&payload)?;
-                Ok(codec::encode(&self.founding.answer(question, &caller.remote)).into())
+                // A promise is written down: not on the task that reads the connection.
+                let (founding, remote) = (self.founding.clone(), caller.remote.clone());
+                let reply = runtime::spawn_blocking(move || founding.answer(question, &remote)).await;
+                let reply = reply.map_err(|_| Refusal::new(code::NOT_SERVING, "this agent is stopping"))?;
+                Ok(codec::encode(&reply).into())
             }
             _ => {
                 members_only(caller)?;

@@ -8,6 +8,7 @@ use super::{hub::Batch, node::Node};
 use crate::{
     error::HolderInfo,
     name::{AgentName, Name},
+    runtime::{self, Either},
     table::{EndReason, Event, LeftReason},
     token::Token,
 };
@@ -96,7 +97,11 @@ impl Watch {
             if let Some(change) = self.ready.pop_front() {
                 return Some(change);
             }
-            match self.changes.recv().await {
+            let received = match runtime::select2(self.changes.recv(), self.node.until_stopped()).await {
+                Either::First(received) => received,
+                Either::Second(_) => return None,
+            };
+            match received {
                 Ok(batch) if batch.events.is_empty() => self.lagged(),
                 Ok(batch) if batch.index > self.told => self.take(&batch),
                 Ok(_) => {}

@@ -81,7 +81,7 @@ impl Client {
     }
 
     fn new(line: Arc<Line>, tasks: Tasks) -> Self {
-        let renewer = Renewer::new(line.clock().clone(), line.timing().clock_drift_max);
+        let renewer = Renewer::new(line.clock().clone());
         tasks.spawn(renewer.clone().run(line.clone()));
         Self { handle: Arc::new(Handle { line, renewer, tasks }) }
     }

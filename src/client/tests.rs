@@ -18,6 +18,7 @@ use crate::{
     lease::Requester as _,
     message::{Asking, Failure, Request, Response, Standing, code},
     name::AgentName,
+    runtime,
     table::Holder,
     tasks::Tasks,
     transport::{CallError, Handler, Lane, Method, NotSent, Peer, Refusal, Transport, Unanswered},
@@ -152,7 +153,7 @@ async fn a_wait_moves_on_with_everyone_else() {
     let standing = || Play::Answer(Response::Standing(Standing::Unknown));
     let (line, stage) = line([Play::Silence, Play::NotSent, ok(), standing()]);
     let wait = Request::Await { lease_id: crate::LeaseId::from_bits(5), at_most_ms: 60_000 };
-    let waiting = tokio::spawn({
+    let waiting = runtime::spawn({
         let line = line.clone();
         async move { line.ask(&wait, Duration::from_secs(120)).await.response }
     });
@@ -160,7 +161,7 @@ async fn a_wait_moves_on_with_everyone_else() {
         tokio::task::yield_now().await;
     }
     assert_eq!(line.seen(LONG).await, Ok(7));
-    let answer = tokio::time::timeout(LONG, waiting).await.unwrap().unwrap();
+    let answer = runtime::timeout(LONG, waiting).await.unwrap().unwrap();
     assert_eq!(answer, Response::Standing(Standing::Unknown));
     assert_eq!(asked(&stage), ["a:1", "a:1", "b:1", "b:1"]);
 }
@@ -169,7 +170,7 @@ async fn a_wait_moves_on_with_everyone_else() {
 async fn a_closed_client_asks_no_more() {
     let (line, stage) = line([]);
     let clock: Arc<dyn crate::Clock> = Arc::new(SystemClock);
-    line.close(&crate::lease::Renewer::new(clock, Timing::default().clock_drift_max)).await;
+    line.close(&crate::lease::Renewer::new(clock)).await;
     assert!(matches!(line.seen(LONG).await, Err(Failure::Stopped(_))));
     assert_eq!(asked(&stage), [""; 0]);
 }

@@ -36,6 +36,9 @@ const ASK_AT_MOST: Duration = Duration::from_secs(5);
 /// How long one wait for the turn takes before it is asked for again.
 const AWAIT_AT_MOST: Duration = Duration::from_secs(5);
 
+/// How long to wait after the cluster said that this agent's view of the log is too old.
+const TOO_OLD_PAUSE: Duration = Duration::from_millis(50);
+
 /// What every lease of an agent or client shares.
 #[derive(Clone)]
 pub(crate) struct Holding {
@@ -218,13 +221,19 @@ impl Spec {
                 Ok(Tried::Got(self.hold(id, token, sent, abandon)))
             }
             Outcome::Granted { token } => self.confirm(id, token, abandon).await,
-            Outcome::Waiting { position } => self.wait_turn(id, position, abandon).await,
+            Outcome::Waiting { position } => self.wait_turn(id, position, sent, abandon).await,
             Outcome::Held(by) => {
                 abandon.keep();
                 Err(AcquireError::Held { name: self.name.clone(), holder: Box::new(HolderInfo::of(&by)) })
             }
-            Outcome::Ended { .. } | Outcome::TooOld { .. } => {
+            Outcome::Ended { .. } => {
                 abandon.keep();
+                Ok(Tried::Again)
+            }
+            Outcome::TooOld { .. } => {
+                abandon.keep();
+                // The position that was taken is behind the cluster's memory: let it catch up.
+                runtime::sleep(TOO_OLD_PAUSE).await;
                 Ok(Tried::Again)
             }
             Outcome::Refused(refusal) => {
@@ -339,10 +348,16 @@ impl Spec {
         }
     }
 
-    async fn wait_turn(&self, id: LeaseId, position: u64, abandon: Abandon) -> Result<Tried, AcquireError> {
+    async fn wait_turn(
+        &self,
+        id: LeaseId,
+        position: u64,
+        sent: Moment,
+        abandon: Abandon,
+    ) -> Result<Tried, AcquireError> {
         tracing::debug!(name = %self.name, position, "queued");
         // Keeps the place in the queue alive, and tells when it is lost.
-        let mut place = self.holding.renewer.wait_in_queue(id, self.ttl);
+        let mut place = self.holding.renewer.wait_in_queue(id, self.ttl, sent);
         loop {
             let Some(left) = self.left(AWAIT_AT_MOST) else {
                 return Err(AcquireError::TimedOut {

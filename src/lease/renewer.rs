@@ -19,15 +19,17 @@ use crate::{
     limits::RENEW_MAX,
     message::{Gone, Request, Response, Verdict},
     runtime::{self, watch},
-    session::{LossReason, Session},
+    session::LossReason,
     table::{EndReason, Event, Revocation, State as Standing, Table},
-    time::{Drift, Moment},
+    time::Moment,
 };
 
 /// While nothing is due, the task looks at the clock this often: the timer doesn't count suspend, the clock does.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 /// A renewal that is due within this part of its ttl rides along with one that is due now.
 const RIDE_ALONG_PER_TTL: u32 = 12;
+/// A place in a queue is renewed when this part of its ttl has passed, as a lease is.
+const RENEWALS_PER_TTL: u32 = 3;
 /// One attempt may take this part of the shortest ttl among its leases, within the bounds below.
 const ATTEMPT_PER_TTL: u32 = 6;
 const ATTEMPT_MIN: Duration = Duration::from_millis(100);
@@ -36,7 +38,6 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(2);
 /// See the file's head.
 pub(crate) struct Renewer {
     clock: Arc<dyn Clock>,
-    drift: Drift,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -53,6 +54,8 @@ struct State {
 struct Kept {
     what: What,
     ttl: Duration,
+    /// When it began to be kept: a verdict on what was asked before that is not about it.
+    since: Moment,
     /// Its place in the queue.
     at: Option<Moment>,
 }
@@ -60,8 +63,9 @@ struct Kept {
 enum What {
     /// A lease in hand. Weak: who drops the lease ends the renewals.
     Lease { held: Weak<Held>, renewed: bool },
-    /// A place in a queue. Nobody believes in it, so its session only says when to renew.
-    Place { session: Box<Session>, lost: watch::Sender<bool> },
+    /// A place in a queue. Nobody believes in it, so no clock of this process ends it: it is kept alive until the
+    /// leader says that it is gone. A new leader starts its deadline afresh, however long there was none.
+    Place { next: Moment, lost: watch::Sender<bool> },
 }
 
 impl Kept {
@@ -69,11 +73,11 @@ impl Kept {
         match &self.what {
             What::Lease { renewed: false, .. } => None,
             What::Lease { held, .. } => held.upgrade().and_then(|held| held.next_renewal()),
-            What::Place { session, .. } => session.next_renewal(),
+            What::Place { next, .. } => Some(*next),
         }
     }
 
-    fn renewed(&mut self, sent: Moment, now: Moment) {
+    fn renewed(&mut self, sent: Moment) {
         match &mut self.what {
             What::Lease { held, .. } => {
                 if let Some(held) = held.upgrade() {
@@ -81,9 +85,7 @@ impl Kept {
                     let _ = held.renewed(sent);
                 }
             }
-            What::Place { session, .. } => {
-                let _ = session.renewed(sent, now);
-            }
+            What::Place { next, .. } => *next = sent + self.ttl / RENEWALS_PER_TTL,
         }
     }
 
@@ -94,7 +96,7 @@ impl Kept {
                     held.renewal_failed();
                 }
             }
-            What::Place { session, .. } => session.renewal_failed(now),
+            What::Place { next, .. } => *next = now + self.ttl / RIDE_ALONG_PER_TTL,
         }
     }
 
@@ -170,8 +172,8 @@ impl Drop for Place {
 }
 
 impl Renewer {
-    pub(crate) fn new(clock: Arc<dyn Clock>, drift: Drift) -> Arc<Self> {
-        Arc::new(Self { clock, drift, state: Mutex::new(State::default()), wake: Notify::new() })
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self { clock, state: Mutex::new(State::default()), wake: Notify::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -180,19 +182,20 @@ impl Renewer {
 
     /// Keeps a lease alive, or only listens for its end.
     pub(super) fn keep(&self, id: LeaseId, ttl: Duration, held: &Arc<Held>, renewed: bool) {
-        self.insert(id, Kept { what: What::Lease { held: Arc::downgrade(held), renewed }, ttl, at: None });
+        self.insert(id, What::Lease { held: Arc::downgrade(held), renewed }, ttl);
     }
 
-    /// Keeps a place in a queue alive until the returned value is dropped.
-    pub(super) fn wait_in_queue(self: &Arc<Self>, id: LeaseId, ttl: Duration) -> Place {
-        let session = Session::granted(self.clock.now(), ttl, self.drift);
+    /// Keeps a place in a queue alive until the returned value is dropped; it was asked for at `sent`.
+    pub(super) fn wait_in_queue(self: &Arc<Self>, id: LeaseId, ttl: Duration, sent: Moment) -> Place {
+        let next = sent + ttl / RENEWALS_PER_TTL;
         let (lost, receiver) = watch::channel(false);
-        self.insert(id, Kept { what: What::Place { session: Box::new(session), lost }, ttl, at: None });
+        self.insert(id, What::Place { next, lost }, ttl);
         Place { renewer: self.clone(), id, lost: receiver }
     }
 
-    fn insert(&self, id: LeaseId, kept: Kept) {
+    fn insert(&self, id: LeaseId, what: What, ttl: Duration) {
         let mut state = self.lock();
+        let kept = Kept { what, ttl, since: self.clock.now(), at: None };
         let before = state.queue.first().copied();
         state.remove(&id);
         state.kept.insert(id, kept);
@@ -343,10 +346,14 @@ impl Renewer {
             return;
         };
         for (id, verdict) in ids.iter().zip(verdicts) {
+            if state.kept.get(id).is_some_and(|kept| kept.since > sent) {
+                // Its place in the queue was asked for, and it has become a lease since.
+                continue;
+            }
             match verdict {
                 Verdict::Extended => {
                     if let Some(kept) = state.kept.get_mut(id) {
-                        kept.renewed(sent, now);
+                        kept.renewed(sent);
                     }
                     state.requeue(*id);
                 }

@@ -123,6 +123,12 @@ impl Log {
         self.cache.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there is, or was, any entry: the cluster was formed.
+    pub(crate) fn has_entries(&self) -> bool {
+        let cache = self.read();
+        !cache.entries.is_empty() || cache.purged.is_some()
+    }
+
     /// Whether a vote was ever stored: this node has taken part in an election before.
     pub(crate) fn has_voted(&self) -> bool {
         self.read().vote.is_some()

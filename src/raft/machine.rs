@@ -12,6 +12,8 @@ use openraft::{
     storage::{EntryResponder, RaftStateMachine},
 };
 
+use tokio::sync::Mutex;
+
 use super::types::{Answer, LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
 use crate::{codec, replica::Replica, storage::Journal};
 
@@ -21,13 +23,36 @@ pub(crate) struct Machine {
     replica: Arc<Replica>,
     applied: Option<LogId>,
     membership: StoredMembership,
-    /// What the snapshot on disk covers, so that restoring it at a start doesn't write it again.
-    stored: Option<SnapshotMeta>,
+    stored: Arc<Stored>,
+}
+
+/// What the snapshot on disk covers. openraft may install a received snapshot while an older one is still being
+/// built: the older one must not be written over it, since the log is purged up to the newer.
+#[derive(Default)]
+struct Stored(Mutex<Option<LogId>>);
+
+impl Stored {
+    /// Writes the snapshot unless a newer one, or this one, is on disk.
+    async fn save(&self, journal: &dyn Journal, meta: &SnapshotMeta, data: Bytes) -> io::Result<()> {
+        let mut newest = self.0.lock().await;
+        if newest.is_some() && *newest >= meta.last_log_id {
+            return Ok(());
+        }
+        journal.save_snapshot(codec::encode(meta).into(), data).await?;
+        *newest = meta.last_log_id;
+        Ok(())
+    }
 }
 
 impl Machine {
     pub(crate) fn new(journal: Arc<dyn Journal>, replica: Arc<Replica>) -> Self {
-        Self { journal, replica, applied: None, membership: StoredMembership::default(), stored: None }
+        Self {
+            journal,
+            replica,
+            applied: None,
+            membership: StoredMembership::default(),
+            stored: Arc::default(),
+        }
     }
 }
 
@@ -69,6 +94,7 @@ impl RaftStateMachine<Types> for Machine {
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
         Builder {
             journal: self.journal.clone(),
+            stored: self.stored.clone(),
             meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
             data: self.replica.snapshot().into(),
         }
@@ -79,10 +105,7 @@ impl RaftStateMachine<Types> for Machine {
         let term = meta.last_log_id.map_or(0, |id| id.committed_leader_id().term);
         // Checked before anything is replaced; on disk before openraft hears of it.
         let table = self.replica.decode(&data)?;
-        if self.stored.as_ref() != Some(meta) {
-            self.journal.save_snapshot(codec::encode(meta).into(), data).await?;
-            self.stored = Some(meta.clone());
-        }
+        self.stored.save(self.journal.as_ref(), meta, data).await?;
         self.replica.replace(index, term, table);
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -94,7 +117,9 @@ impl RaftStateMachine<Types> for Machine {
         let meta: SnapshotMeta = codec::decode(&meta).map_err(|error| {
             io::Error::new(io::ErrorKind::InvalidData, format!("the snapshot's description: {error}"))
         })?;
-        self.stored = Some(meta.clone());
+        let mut newest = self.stored.0.lock().await;
+        *newest = (*newest).max(meta.last_log_id);
+        drop(newest);
         Ok(Some(Snapshot { meta, snapshot: data }))
     }
 }
@@ -102,6 +127,7 @@ impl RaftStateMachine<Types> for Machine {
 /// Writes one snapshot: the table's bytes were taken when this was made, later changes don't touch them.
 pub(crate) struct Builder {
     journal: Arc<dyn Journal>,
+    stored: Arc<Stored>,
     meta: SnapshotMeta,
     data: Bytes,
 }
@@ -110,7 +136,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        self.journal.save_snapshot(codec::encode(&self.meta).into(), self.data.clone()).await?;
+        self.stored.save(self.journal.as_ref(), &self.meta, self.data.clone()).await?;
         Ok(Snapshot { meta: self.meta.clone(), snapshot: self.data.clone() })
     }
 }

@@ -48,6 +48,15 @@ pub(crate) struct Consensus {
     leader_lease: Duration,
 }
 
+/// What a node finds of its earlier life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Past {
+    /// It has taken part in an election, and may have granted a leader lease.
+    pub(crate) has_voted: bool,
+    /// Its log has, or had, entries: the cluster was formed.
+    pub(crate) has_log: bool,
+}
+
 /// Who leads, as far as this node knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Leadership {
@@ -102,15 +111,15 @@ impl Consensus {
         journal: Arc<dyn Journal>,
         recovered: Recovered,
         replica: Arc<Replica>,
-    ) -> io::Result<(Self, bool)> {
+    ) -> io::Result<(Self, Past)> {
         let config = settings::of(timing).map_err(io::Error::other)?;
         let log = Log::new(journal.clone(), recovered)?;
-        let has_voted = log.has_voted();
+        let past = Past { has_voted: log.has_voted(), has_log: log.has_entries() };
         let machine = Machine::new(journal, replica);
         let raft = openraft::Raft::build(node, Arc::new(config), Network { transport }, log, machine)
             .await
             .map_err(io::Error::other)?;
-        Ok((Self { raft, leader_lease: timing.election_timeout_max }, has_voted))
+        Ok((Self { raft, leader_lease: timing.election_timeout_max }, past))
     }
 
     /// Starts it.

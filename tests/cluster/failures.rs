@@ -243,3 +243,32 @@ async fn a_stopping_agent_gives_its_leases_back_and_hands_leadership_over() {
     drop(next);
     cluster.stop_all().await;
 }
+
+/// However long there was no leader, a waiter that lives keeps its place: newcomers queue behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_in_the_queue_survives_the_loss_of_the_majority() {
+    let mut cluster = Cluster::in_process(3).await;
+    let held = cluster.agents[0].lease("x").ttl(Duration::from_secs(20)).acquire().await.unwrap();
+    let first = tokio::spawn({
+        let agent = cluster.agents[1].clone();
+        async move { agent.lease("x").ttl(Duration::from_secs(1)).acquire().await.unwrap() }
+    });
+    cluster.until_waiting(0, "x", 1).await;
+    (0..3).for_each(|n| cluster.isolate(n));
+    // More than twice the waiter's ttl.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    (0..3).for_each(|n| cluster.rejoin(n));
+    let second = tokio::spawn({
+        let agent = cluster.agents[2].clone();
+        async move { agent.acquire("x").await.unwrap() }
+    });
+    cluster.until_waiting(0, "x", 2).await;
+    // Longer than the first one's ttl after the new leader began: it must have renewed.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    held.release().await.unwrap();
+    let first = soon("the first waiter's turn", first).await.unwrap();
+    assert!(!second.is_finished());
+    first.release().await.unwrap();
+    soon("the second waiter's turn", second).await.unwrap().release().await.unwrap();
+    cluster.stop_all().await;
+}

@@ -1,6 +1,9 @@
 //! Founding, restarting, and what is refused.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use leasehold::{Agent, ConfigFault, InProcessNetwork, StartError, Timing};
 
@@ -11,7 +14,7 @@ use crate::fixture::{Cluster, addresses, soon, until};
 async fn everything_is_there_after_a_restart_of_all() {
     let mut cluster = Cluster::durable(3).await;
     let lease =
-        cluster.agents[0].lease("x").ttl(Duration::from_secs(60)).without_renewal().acquire().await.unwrap();
+        cluster.agents[0].lease("x").ttl(Duration::from_secs(5)).without_renewal().acquire().await.unwrap();
     let (token, ids) = (lease.token(), cluster.agents.iter().map(|a| a.status().node).collect::<Vec<_>>());
     let cluster_id = cluster.agents[0].status().cluster;
     cluster.stop_all().await;
@@ -21,7 +24,10 @@ async fn everything_is_there_after_a_restart_of_all() {
         let status = agent.status();
         assert_eq!((status.node, status.cluster), (ids[n], cluster_id), "an agent keeps its identity");
     }
-    // It was given back when its agent stopped; the next token is larger.
+    // Unless it was given back while the agents stopped, it is held as it was.
+    if let Some(holder) = cluster.agents[2].holder("x").await.unwrap() {
+        assert_eq!((holder.token, holder.agent.as_str()), (token, "agent-0"));
+    }
     let next = soon("the next grant", cluster.agents[1].acquire("x")).await.unwrap();
     assert!(next.token() > token);
     drop(next);
@@ -167,4 +173,60 @@ async fn starting_gives_up_in_its_time_and_leaves_nothing() {
         let error = start().start().await.unwrap_err();
         assert!(matches!(error, StartError::NotReady { .. }), "{error}");
     }
+}
+
+/// The founder that formed the cluster comes back while another one is down: two of three are enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_founder_restarts_while_another_is_down() {
+    let mut cluster = Cluster::durable(3).await;
+    for (down, restarted) in [(0, 1), (1, 2), (2, 0)] {
+        cluster.agents[down].shutdown().await;
+        cluster.agents[restarted].shutdown().await;
+        cluster.agents[restarted] = soon("the restart", cluster.builder(restarted).start()).await.unwrap();
+        let lease = soon("a grant", cluster.agents[restarted].acquire("x")).await.unwrap();
+        drop(lease);
+        cluster.agents[down] = soon("the other's restart", cluster.builder(down).start()).await.unwrap();
+    }
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_is_dropped_leaves_nothing() {
+    let cluster = Cluster::durable_stopped(2);
+    // It waits for the other founder.
+    let starting = tokio::time::timeout(Duration::from_millis(300), cluster.builder(0).start()).await;
+    assert!(starting.is_err());
+    // Port and directory come free by themselves.
+    let mut again = Err(StartError::Stopped);
+    until_started(&mut again, || cluster.builder(0).start_within(Duration::from_millis(100)).start()).await;
+    assert!(matches!(again, Err(StartError::NotReady { .. })), "{again:?}");
+}
+
+/// Starts until the port and the directory are free.
+async fn until_started<F: Future<Output = Result<Agent, StartError>>>(
+    result: &mut Result<Agent, StartError>,
+    mut start: impl FnMut() -> F,
+) {
+    soon("the port and the directory", async {
+        loop {
+            *result = start().await;
+            if !matches!(result, Err(StartError::Bind(_) | StartError::Storage(_) | StartError::Stopped)) {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_for_a_shutdown_finds_everything_free() {
+    let cluster = Cluster::durable(1).await;
+    let agent = &cluster.agents[0];
+    let mut watch = agent.watch_all();
+    // One is dropped half-way, two more wait.
+    assert!(tokio::time::timeout(Duration::from_micros(1), agent.shutdown()).await.is_err());
+    soon("the shutdown", futures_util::future::join(agent.shutdown(), agent.shutdown())).await;
+    let again = cluster.builder(0).start().await.unwrap();
+    assert_eq!(soon("the end of the watch", watch.next()).await, None);
+    again.shutdown().await;
 }

@@ -284,36 +284,35 @@ fn idle(options: &Options, folder: &Path, report: &mut Report) {
     }
 }
 
-/// Many leases.
+/// Many leases: spread over the agents, and all at the one that leads as well.
 fn held(options: &Options, folder: &Path, report: &mut Report) {
     let count = options.pick(20_000, 100_000);
-    let mut processes = Processes::start(Some(&folder.join("held")), "default");
-    let before = processes.usage();
-    let began = Instant::now();
-    processes.hold(count);
-    let took = began.elapsed().as_secs_f64();
-    std::thread::sleep(Duration::from_secs(5));
-    let (first, after) = (processes.usage(), processes.intact());
-    std::thread::sleep(Duration::from_secs(10));
-    let usage = processes.usage();
-    for (at, part) in ["leader, which holds them", "follower"].into_iter().enumerate() {
-        let more = usage[at].resident_mib - before[at].resident_mib;
-        let scaled = more * 100_000.0 / count as f64;
-        let what = match count {
-            100_000 => format!("100,000 leases held: more resident, {part}"),
-            _ => format!("100,000 leases held, EXTRAPOLATED from {count}: more resident, {part}"),
-        };
-        report.at_most(&what, format!("{scaled:.1} MiB"), scaled, 100.0, "100 MiB");
-        let share = (usage[at].cpu_seconds - first[at].cpu_seconds) / 10.0 * 100.0;
+    for spread in [true, false] {
+        let by = if spread { "by all three" } else { "by the leader's agent" };
+        let mut processes = Processes::start(Some(&folder.join(format!("held-{spread}"))), "default");
+        let before = processes.usage();
+        let began = Instant::now();
+        processes.hold(count, spread);
+        let rate = count as f64 / began.elapsed().as_secs_f64();
+        std::thread::sleep(Duration::from_secs(5));
+        let early = processes.usage();
+        std::thread::sleep(Duration::from_secs(10));
+        let late = processes.usage();
+        for (at, part) in ["the leader", "a follower"].into_iter().enumerate() {
+            let more = (late[at].resident_mib - before[at].resident_mib) * 100_000.0 / count as f64;
+            let from = if count < 100_000 { format!(", EXTRAPOLATED from {count}") } else { String::new() };
+            let what = format!("100,000 leases held {by}{from}: more resident, {part}");
+            report.at_most(&what, format!("{more:.1} MiB"), more, 100.0, "100 MiB");
+            let share = (late[at].cpu_seconds - early[at].cpu_seconds) / 10.0 * 100.0;
+            let what = format!("{count} leases held and renewed {by}: share of a core, {part}");
+            report.note(&what, format!("{share:.1} %"));
+        }
+        let intact = processes.intact();
         report.note(
-            &format!("{count} leases held and renewed: share of a core, {part}"),
-            format!("{share:.1} %"),
+            &format!("{count} leases {by}: acquired at, still held"),
+            format!("{rate:.0} /s, {intact}"),
         );
     }
-    report.note(
-        &format!("{count} leases: acquired at, still held"),
-        format!("{:.0} /s, {after}", count as f64 / took),
-    );
 }
 
 /// What many pairs leave on the disk.

@@ -56,10 +56,10 @@ async fn obey(agent: &Agent, line: &str, held: &mut Vec<Lease>) -> String {
             tokio::spawn(lease.release());
             "done".to_owned()
         }
-        ["hold", count] => {
+        ["hold", part, count] => {
             let count: usize = count.parse().expect("a number");
             held.reserve(count);
-            let mut names = (0..count).map(|n| format!("bench/held/{n:07}"));
+            let mut names = (0..count).map(|n| format!("bench/held/{part}/{n:07}"));
             loop {
                 let some: Vec<String> = names.by_ref().take(AT_ONCE).collect();
                 if some.is_empty() {
@@ -175,10 +175,16 @@ impl Processes {
         after
     }
 
-    /// Has the leader's agent hold so many leases, all renewed in the background.
-    pub(crate) fn hold(&mut self, count: usize) {
+    /// Has so many leases held, all renewed in the background: by the leader's agent, or by all three, a third each.
+    pub(crate) fn hold(&mut self, count: usize, spread: bool) {
         let leader = self.leader();
-        assert_eq!(self.all[leader].ask(&format!("hold {count}")), "done");
+        let by = if spread { vec![0, 1, 2] } else { vec![leader] };
+        for at in &by {
+            self.all[*at].tell(&format!("hold {at} {}", count / by.len()));
+        }
+        for at in by {
+            assert_eq!(self.all[at].answer(), "done");
+        }
     }
 
     /// How many leases are held.

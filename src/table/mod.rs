@@ -41,6 +41,8 @@
 //!   replica was filled by a snapshot) still finds the [`Ending`] under the id.
 
 mod apply;
+#[cfg(feature = "test-support")]
+pub mod bench;
 mod command;
 mod ended;
 mod event;

@@ -1,0 +1,228 @@
+//! Three agents in this process, over loopback TCP, on one runtime: latency and throughput.
+
+use std::{
+    net::TcpListener,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use leasehold::{Agent, MemberRole, Timing};
+
+use crate::report::Samples;
+
+/// Addresses that were free a moment ago.
+pub(crate) fn free_addresses() -> Vec<String> {
+    let listeners: Vec<_> =
+        (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("a loopback port")).collect();
+    listeners.iter().map(|l| l.local_addr().expect("its address").to_string()).collect()
+}
+
+/// The builder of one agent; in memory without a folder.
+pub(crate) fn builder(
+    at: usize,
+    addresses: &[String],
+    folder: Option<&Path>,
+    timing: Timing,
+) -> leasehold::Builder {
+    let builder = Agent::builder(format!("agent-{at}"))
+        .listen(&addresses[at])
+        .founders(addresses.to_vec())
+        .timing(timing)
+        .start_within(Duration::from_secs(60));
+    match folder {
+        Some(folder) => builder.data_dir(folder.join(format!("agent-{at}"))),
+        None => builder,
+    }
+}
+
+/// A cluster in this process.
+pub(crate) struct Local {
+    pub(crate) agents: Vec<Agent>,
+}
+
+impl Local {
+    pub(crate) async fn start(folder: Option<&Path>) -> Self {
+        let addresses = free_addresses();
+        let starts = (0..3).map(|at| builder(at, &addresses, folder, Timing::default()).start());
+        let agents = futures_util::future::try_join_all(starts).await.expect("three agents on loopback");
+        Self { agents }
+    }
+
+    /// The leader, when there is one and all agree.
+    pub(crate) async fn leader(&self) -> Agent {
+        loop {
+            let statuses: Vec<_> = self.agents.iter().map(Agent::status).collect();
+            let leads = statuses.iter().position(|s| s.role == MemberRole::Leader);
+            let agreed = statuses.iter().all(|s| s.leader.is_some() && s.leader == statuses[0].leader);
+            if let Some(at) = leads.filter(|_| agreed) {
+                return self.agents[at].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) async fn follower(&self) -> Agent {
+        let leader = self.leader().await.status().node;
+        self.agents.iter().find(|agent| agent.status().node != leader).cloned().expect("two followers")
+    }
+
+    pub(crate) async fn stop(self) {
+        futures_util::future::join_all(self.agents.iter().map(Agent::shutdown)).await;
+    }
+}
+
+/// One client alone.
+pub(crate) struct Alone {
+    pub(crate) acquire_ms: Samples,
+    pub(crate) pair_ms: Samples,
+}
+
+/// Acquires and releases, one after the other.
+pub(crate) async fn alone(agent: &Agent, span: Duration) -> Alone {
+    let mut result = Alone { acquire_ms: Samples::default(), pair_ms: Samples::default() };
+    let end = Instant::now() + span;
+    let mut warm = 20;
+    while Instant::now() < end {
+        let began = Instant::now();
+        let lease = agent.acquire("bench/alone").await.expect("a free name");
+        let acquired = began.elapsed();
+        lease.release().await.expect("a release");
+        if warm > 0 {
+            warm -= 1;
+            continue;
+        }
+        result.acquire_ms.add_ms(acquired);
+        result.pair_ms.add_ms(began.elapsed());
+    }
+    result
+}
+
+/// What so many tasks reach together, a second: each calls `once` again and again.
+async fn per_second<F, Fut>(tasks: usize, span: Duration, once: F) -> f64
+where
+    F: Fn(usize) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = ()> + Send,
+{
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let running: Vec<_> = (0..tasks)
+        .map(|task| {
+            let (stop, done, once) = (stop.clone(), done.clone(), once.clone());
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    once(task).await;
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    // What comes before is warming up.
+    tokio::time::sleep(span / 5).await;
+    let (began, before) = (Instant::now(), done.load(Ordering::Relaxed));
+    tokio::time::sleep(span).await;
+    let rate = (done.load(Ordering::Relaxed) - before) as f64 / began.elapsed().as_secs_f64();
+    stop.store(true, Ordering::Relaxed);
+    for task in running {
+        task.await.expect("a task of the benchmark");
+    }
+    rate
+}
+
+/// Pairs of acquire and release a second, each task on a name of its own.
+pub(crate) async fn pairs_per_second(agent: &Agent, tasks: usize, span: Duration) -> f64 {
+    let agent = agent.clone();
+    per_second(tasks, span, move |task| {
+        let agent = agent.clone();
+        async move {
+            let lease = agent.acquire(&format!("bench/pairs/{task}")).await.expect("a free name");
+            lease.release().await.expect("a release");
+        }
+    })
+    .await
+}
+
+/// Grants a second on one name for which all tasks queue, spread over the agents.
+pub(crate) async fn handoffs_per_second(agents: &[Agent], tasks: usize, span: Duration) -> f64 {
+    let agents = agents.to_vec();
+    per_second(tasks, span, move |task| {
+        let agent = agents[task % agents.len()].clone();
+        async move {
+            let lease = agent.acquire("bench/handoff").await.expect("a turn");
+            lease.release().await.expect("a release");
+        }
+    })
+    .await
+}
+
+/// Renewals a second, each task with a lease of its own, and by how much the log grew meanwhile.
+pub(crate) async fn renewals_per_second(agent: &Agent, tasks: usize, span: Duration) -> (f64, u64) {
+    let mut leases = Vec::new();
+    for task in 0..tasks {
+        leases.push(agent.acquire(&format!("bench/renew/{task}")).await.expect("a free name"));
+    }
+    let leases = Arc::new(leases);
+    let before = agent.status().applied;
+    let shared = leases.clone();
+    let rate = per_second(tasks, span, move |task| {
+        let leases = shared.clone();
+        async move { leases[task].renew().await.expect("a renewal") }
+    })
+    .await;
+    let grown = agent.status().applied - before;
+    for lease in Arc::into_inner(leases).expect("all tasks have ended") {
+        lease.release().await.expect("a release");
+    }
+    (rate, grown)
+}
+
+/// Nanoseconds a check, with so many threads that each check a lease of their own.
+pub(crate) async fn check_ns(agent: &Agent, threads: usize) -> f64 {
+    const CHECKS: u32 = 3_000_000;
+    let mut running = Vec::new();
+    for thread in 0..threads {
+        let lease = agent.acquire(&format!("bench/check/{thread}")).await.expect("a free name");
+        running.push(tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            for _ in 0..CHECKS {
+                std::hint::black_box(lease.check()).expect("a lease that is renewed");
+            }
+            began.elapsed().as_secs_f64() * 1e9 / f64::from(CHECKS)
+        }));
+    }
+    let mut worst: f64 = 0.0;
+    for thread in running {
+        worst = worst.max(thread.await.expect("a thread of the benchmark"));
+    }
+    worst
+}
+
+/// Milliseconds beyond the ttl until a waiter at another agent has the lease of a holder that is gone.
+pub(crate) async fn overshoots_ms(cluster: &Local, rounds: usize) -> Samples {
+    const TTL: Duration = Duration::from_secs(2);
+    let mut waiting = Vec::new();
+    for round in 0..rounds {
+        let holder = cluster.agents[round % 3].clone();
+        let waiter = cluster.agents[(round + 1) % 3].clone();
+        waiting.push(tokio::spawn(async move {
+            let name = format!("bench/expiry/{round}");
+            let lease = holder.lease(&name).ttl(TTL).without_renewal().acquire().await.expect("a free name");
+            let last_sign_of_life = Instant::now();
+            // Nobody renews it, nobody gives it back: so a holder is gone.
+            std::mem::forget(lease);
+            let next = waiter.lease(&name).ttl(TTL).acquire().await.expect("a turn");
+            let after = last_sign_of_life.elapsed();
+            next.release().await.expect("a release");
+            after.saturating_sub(TTL)
+        }));
+        // So that each expires alone.
+        tokio::time::sleep(Duration::from_millis(97)).await;
+    }
+    let mut samples = Samples::default();
+    for waiter in waiting {
+        samples.add_ms(waiter.await.expect("a task of the benchmark"));
+    }
+    samples
+}

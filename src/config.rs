@@ -87,7 +87,8 @@ impl Timing {
     /// The shortest ttl: two of the longest election timeouts, so that a lease can outlive its leader.
     #[must_use]
     pub fn ttl_min(&self) -> Duration {
-        self.election_timeout_max * 2
+        // An agent's timing comes over the wire as well: no number may make this panic.
+        self.election_timeout_max.saturating_mul(2)
     }
 
     /// Whether a lease may have this ttl.
@@ -125,9 +126,10 @@ impl Timing {
         if self.heartbeat < Duration::from_millis(1) {
             faults.push(ConfigFault::Heartbeat { heartbeat: self.heartbeat });
         }
-        if self.election_timeout_min < self.heartbeat * 2 {
+        let least = self.heartbeat.saturating_mul(2);
+        if self.election_timeout_min < least {
             faults.push(ConfigFault::ElectionBesideHeartbeat {
-                least: self.heartbeat * 2,
+                least,
                 election_timeout_min: self.election_timeout_min,
             });
         }
@@ -314,6 +316,22 @@ mod tests {
         assert_eq!(faults.len(), 3, "{faults:?}");
         let text = ConfigError { faults }.to_string();
         assert!(text.contains("3 settings") && text.contains("ttl of 0ns"), "{text}");
+    }
+
+    #[test]
+    fn the_longest_times_are_faults_and_no_panic() {
+        let max = Duration::MAX;
+        let bad = Timing {
+            heartbeat: max,
+            election_timeout_min: max,
+            election_timeout_max: max,
+            ttl: max,
+            ..Timing::default()
+        };
+        let mut faults = Vec::new();
+        bad.faults(&mut faults);
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        assert!(bad.check_ttl(Duration::from_secs(10)).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    limits::{FOUNDERS_MAX, TTL_MAX},
+    limits::{ADDRESS_BYTES_MAX, FOUNDERS_MAX, TTL_MAX},
     name::NameError,
     time::Drift,
 };
@@ -284,7 +284,8 @@ impl std::error::Error for ConfigError {}
 
 /// Whether the text has the form `host:port`, with a port that is not 0 unless `any_port`.
 pub(crate) fn is_address(addr: &str, any_port: bool) -> bool {
-    addr.rsplit_once(':').is_some_and(|(host, port)| {
+    addr.len() <= ADDRESS_BYTES_MAX
+        && addr.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && port.parse::<u16>().is_ok_and(|port| any_port || port != 0)
     })
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const NAME_BYTES_MAX: usize = 512;
 /// The longest name of an agent, in bytes of UTF-8.
 pub const AGENT_NAME_BYTES_MAX: usize = 128;
+/// The longest address, in bytes: a DNS name has at most 253.
+pub const ADDRESS_BYTES_MAX: usize = 253 + ":65535".len();
 /// The most metadata that a lease carries, in bytes.
 pub const METADATA_BYTES_MAX: usize = 4 * 1024;
 /// The longest ttl.

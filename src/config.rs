@@ -286,8 +286,8 @@ impl std::error::Error for ConfigError {}
 pub(crate) fn is_address(addr: &str, any_port: bool) -> bool {
     addr.len() <= ADDRESS_BYTES_MAX
         && addr.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| any_port || port != 0)
-    })
+            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| any_port || port != 0)
+        })
 }
 
 #[cfg(test)]

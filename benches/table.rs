@@ -10,7 +10,7 @@
 
 use std::time::Instant;
 
-use leasehold::TableBench;
+use leasehold::test_support::TableBench;
 
 fn main() {
     let rounds = if std::env::args().any(|arg| arg == "--quick") { 50_000 } else { 500_000 };

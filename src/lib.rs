@@ -40,9 +40,6 @@ mod time;
 mod token;
 mod transport;
 
-#[cfg(feature = "test-support")]
-#[doc(hidden)]
-pub use crate::table::bench::TableBench;
 pub use crate::{
     agent::{Agent, Builder, Change, ChangeKind, Watch},
     client::{Client, ClientBuilder},

@@ -1,5 +1,6 @@
-//! The storage alone, for `tests/power_loss`: it kills a process that writes, takes away what was not synced, and
-//! looks at what is left. Behind the feature `test-support`, and not a part of the interface: it may change or go
+//! Inner floors for this repository's own tests and benchmarks: the storage alone, for `tests/power_loss` (it kills a
+//! process that writes, takes away what was not synced, and looks at what is left), and the table alone, for
+//! `benches/table.rs`. Behind the feature `test-support`, and not a part of the interface: it may change or go
 //! in any release.
 
 use std::{io, path::Path};
@@ -7,6 +8,7 @@ use std::{io, path::Path};
 use bytes::Bytes;
 
 use crate::storage::{DiskJournal, Journal as _, Options, StorageError, open_for_test};
+pub use crate::table::bench::TableBench;
 
 /// A journal on disk.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Acquire, Command, Entry, Event, Holder, Table};
+use super::{Acquire, Command, Entry, Event, Holder, State, Table};
 use crate::{AgentName, LeaseId, Name, NodeId, Token};
 
 const TERM: u64 = 1;
@@ -95,7 +95,7 @@ impl TableBench {
 
     /// What a renewal looks up.
     pub fn look_up(&self) -> bool {
-        self.queue.front().is_some_and(|id| self.table.live(id).is_some())
+        self.queue.front().is_some_and(|id| matches!(self.table.state(id), State::Holding(_)))
     }
 
     /// The stored form.

@@ -42,7 +42,7 @@
 
 mod apply;
 #[cfg(feature = "test-support")]
-pub mod bench;
+pub(crate) mod bench;
 mod command;
 mod ended;
 mod event;

@@ -112,7 +112,7 @@ impl Timing {
             ("election_timeout_max", self.election_timeout_max),
             ("ttl", self.ttl),
         ];
-        let odd = |span: &Duration| span.subsec_nanos() % 1_000_000 != 0 || *span > SPAN_MAX;
+        let odd = |span: &Duration| !span.subsec_nanos().is_multiple_of(1_000_000) || *span > SPAN_MAX;
         let before = faults.len();
         faults.extend(
             spans

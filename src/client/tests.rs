@@ -55,8 +55,8 @@ impl Transport for Stage {
         within: Duration,
     ) -> Result<Bytes, CallError> {
         let asking: Asking = codec::decode(&payload).unwrap();
-        assert!(asking.within < within, "the agent must be able to answer in time");
         self.calls.lock().unwrap().push((to.address.clone(), asking.request));
+        assert!(asking.within < within, "the agent must be able to answer in time");
         let play = self.script.lock().unwrap().pop_front().unwrap_or(Play::NotSent);
         let address = to.address.clone();
         match play {
@@ -64,7 +64,10 @@ impl Transport for Stage {
             Play::NotSent => Err(CallError::NotSent { address, reason: NotSent::ShutDown }),
             Play::Lost => Err(CallError::Unknown { address, reason: Unanswered::TimedOut { within } }),
             Play::Refuse(code) => Err(CallError::Refused { address, refusal: Refusal::new(code, "no") }),
-            Play::Silence => std::future::pending().await,
+            Play::Silence => {
+                runtime::sleep(within).await;
+                Err(CallError::Unknown { address, reason: Unanswered::TimedOut { within } })
+            }
         }
     }
 
@@ -145,6 +148,14 @@ async fn without_an_answer_it_knows_whether_something_may_have_happened() {
     assert_eq!(verdict(failed(Failure::Stopped(String::new()))).await, "unknown");
     assert_eq!(verdict(Play::Refuse(code::MALFORMED)).await, "refused");
     assert_eq!(verdict(failed(Failure::Refused(String::new()))).await, "refused");
+}
+
+/// As a stopped or cut-off one is: the connection is there, no answer comes.
+#[tokio::test]
+async fn a_silent_agent_leaves_time_for_the_next() {
+    let (line, stage) = line([Play::Silence, ok()]);
+    assert_eq!(line.seen(Duration::from_millis(400)).await, Ok(7));
+    assert_eq!(asked(&stage), ["a:1", "b:1"]);
 }
 
 /// A wait hangs for seconds by design; word that its agent is silent comes from the renewals beside it.

@@ -249,6 +249,7 @@ struct Starting {
     recovered: Mutex<Option<Recovered>>,
     consensus: Mutex<Option<Consensus>>,
     tasks: Tasks,
+    errands: Tasks,
 }
 
 /// What storage has of this member.
@@ -349,6 +350,7 @@ impl Starting {
             recovered: Mutex::new(Some(recovered)),
             consensus: Mutex::new(None),
             tasks: Tasks::new(),
+            errands: Tasks::new(),
         })
     }
 
@@ -417,6 +419,7 @@ impl Starting {
             journal: self.journal.clone(),
             durable: self.durable,
             tasks: self.tasks.clone(),
+            errands: self.errands.clone(),
             stopped: watch::channel(None).0,
             closing: AtomicBool::new(false),
             stopping: Mutex::new(false),
@@ -444,6 +447,7 @@ impl Starting {
 
     async fn undo(&self) {
         self.tasks.stop();
+        self.errands.stop();
         self.transport.shutdown().await;
         let consensus = lock(&self.consensus).take();
         if let Some(consensus) = consensus {

@@ -56,6 +56,8 @@ pub(crate) struct Node {
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) durable: bool,
     pub(crate) tasks: Tasks,
+    /// What leases have begun in the background: renewals, releases, cancellations. They may end before the node does.
+    pub(crate) errands: Tasks,
     /// Why the node has stopped, once it has.
     pub(crate) stopped: watch::Sender<Option<String>>,
     /// Nothing new is acquired: it is about to stop.
@@ -179,7 +181,13 @@ impl Node {
         // Nothing new is acquired from here on; what is in hand ends, and is given back.
         self.closing.store(true, Ordering::Release);
         let held = self.renewer.end_all(&LossReason::AgentStopped);
-        let _ = runtime::timeout(GIVE_BACK_AT_MOST, self.give_back(held)).await;
+        let _ = runtime::timeout(GIVE_BACK_AT_MOST, async {
+            self.give_back(held).await;
+            // The releases of leases that were dropped just now.
+            self.errands.ended().await;
+        })
+        .await;
+        self.errands.stop();
         if self.consensus.leadership().leading {
             self.consensus.hand_over(self.timing.election_timeout_max).await;
         }
@@ -193,6 +201,7 @@ impl Node {
         if let Err(error) = self.journal.close().await {
             tracing::warn!(%error, "the storage was not closed cleanly; nothing that was answered is lost");
         }
+        self.errands.ended().await;
         self.tasks.ended().await;
     }
 
@@ -362,6 +371,6 @@ impl Requester for Node {
     }
 
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        self.tasks.spawn(task);
+        self.errands.spawn(task);
     }
 }

@@ -233,6 +233,8 @@ async fn a_stopping_agent_gives_its_leases_back_and_hands_leadership_over() {
         async move { agent.acquire("x").await.unwrap() }
     });
     cluster.until_waiting(leader, "x", 1).await;
+    let dropped = cluster.agents[leader].lease("z").ttl(leasehold::limits::TTL_MAX).acquire().await.unwrap();
+    drop(dropped);
     cluster.agents[leader].shutdown().await;
     assert_eq!(lease.check().unwrap_err().reason, LossReason::AgentStopped);
     let next = soon("the waiter's turn", waiting).await.unwrap();
@@ -240,6 +242,7 @@ async fn a_stopping_agent_gives_its_leases_back_and_hands_leadership_over() {
     let stopped = cluster.agents[leader].acquire("y").await.unwrap_err();
     assert!(matches!(stopped, AcquireError::Stopped { .. }), "{stopped}");
     cluster.leader_among(&followers).await;
+    soon("the name of the dropped lease", cluster.agents[followers[1]].acquire("z")).await.unwrap();
     drop(next);
     cluster.stop_all().await;
 }

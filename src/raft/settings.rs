@@ -27,6 +27,9 @@ pub(super) fn of(timing: &Timing) -> Result<Config, ConfigError> {
         max_in_snapshot_log_to_keep: ENTRIES_KEPT,
         replication_lag_threshold: ENTRIES_PER_SNAPSHOT + ENTRIES_KEPT,
         purge_batch_size: 1_000,
+        // Followers are sent an entry while the leader's own disk is still busy with it, not a round of the core's
+        // loop later. The log's entries are readable before `append` returns, which this relies on.
+        broadcast_submitted_on_append: Some(true),
         // Safety. openraft's default lets a leader that restarts go on in its old term, with log ids that it may
         // have used before the power went: acknowledged writes were lost in 10 of 60 simulated power losses.
         // Pinned by `raft::tests::a_restarted_leader_stands_for_election`.

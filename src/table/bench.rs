@@ -63,7 +63,7 @@ impl TableBench {
 
     /// Holds so many names.
     pub fn hold(&mut self, count: usize) {
-        for name in (0..count).filter_map(|n| Name::new(&format!("bench/held/{n:07}")).ok()) {
+        for name in (0..count).filter_map(|n| Name::new(format!("bench/held/{n:07}")).ok()) {
             self.acquire(name);
         }
     }

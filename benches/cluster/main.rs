@@ -147,6 +147,10 @@ async fn local_cluster(options: &Options, folder: &Path, durable: bool, report: 
         let what = "durable: acquire at the leader, p50 / p99";
         let bar = 3.0 * floor.p50();
         report.at_most(what, here.acquire(), here.acquire_p50, bar, &format!("3 × the sync = {bar:.3} ms"));
+        // On a busy machine the median of the sync is that of waiting for a core, and a bar made of it is too easy.
+        let (p10, bar) = (here.acquire_p10, 3.0 * floor.quantile(0.1));
+        let what = "durable: the same at the tenth percentile of both";
+        report.at_most(what, format!("{p10:.3} ms"), p10, bar, &format!("3 × the sync = {bar:.3} ms"));
     } else {
         report.at_most(
             "memory: acquire at the leader, p50 / p99",

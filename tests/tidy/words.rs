@@ -81,7 +81,10 @@ const RULES: &[Rule] = &[
         words: &["sled"],
         scope: Scope::Src,
         why: "what it does not promise is made good in one file",
-        places: &[("src/storage/engine.rs", "the place itself")],
+        places: &[
+            ("src/storage/engine.rs", "the place itself"),
+            ("src/storage/tests/goldens.rs", "holds what the database contains to its golden files"),
+        ],
     },
     Rule {
         words: &["HashMap", "HashSet", "RandomState"],
@@ -111,6 +114,7 @@ const RULES: &[Rule] = &[
 
 /// Tests that sleep, and why they can't wait for something instead.
 const SLEEPERS: &[(&str, &str)] = &[
+    ("src/client/tests.rs", "an agent is silent on purpose"),
     ("src/clock.rs", "the clock's going forward is what is tested"),
     ("src/transport/tests/in_process.rs", "a delay is what is tested"),
     ("src/transport/tests/hostile_peer.rs", "the peer is slow on purpose"),

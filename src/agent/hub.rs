@@ -111,12 +111,12 @@ impl Drop for Registered<'_> {
 }
 
 impl Applied for Hub {
-    fn applied(&self, index: u64, _term: u64, events: &[Event], _table: &Table) {
+    fn applied(&self, index: u64, term: u64, events: &[Event], _table: &Table) {
+        if let Some(leader) = self.leader.get() {
+            leader.applied(term, events);
+        }
         if events.is_empty() {
             return;
-        }
-        if let Some(leader) = self.leader.get() {
-            leader.applied(events);
         }
         if let Some(renewer) = self.renewer.get() {
             renewer.applied(events);

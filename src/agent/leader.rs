@@ -20,7 +20,10 @@
 //!    be under way for a lease that they would call renewable.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -56,6 +59,10 @@ pub(crate) struct Leader {
     deadlines: Mutex<Kept>,
     /// Wakes the timer: a deadline came that is earlier than what it sleeps for, or leadership changed.
     wake: Notify,
+    /// Tells the task that follows leadership to look again: an entry of the term that it waits for was applied.
+    ready: Notify,
+    /// The term that this node leads and isn't ready in; 0 if none.
+    awaited: AtomicU64,
     /// When the timer means to wake; [`Moment::NEVER`] while it is awake.
     asked: Mutex<Moment>,
     barrier: Mutex<Barrier>,
@@ -107,6 +114,8 @@ impl Leader {
             patience,
             deadlines: Mutex::default(),
             wake: Notify::new(),
+            ready: Notify::new(),
+            awaited: AtomicU64::new(0),
             asked: Mutex::new(Moment::NEVER),
             barrier: Mutex::default(),
             tasks,
@@ -118,12 +127,21 @@ impl Leader {
         lock(&self.deadlines).now.as_ref().map(Deadlines::term)
     }
 
+    /// Resolves when this node may have become ready to lead: then [`lead`](Self::lead) is to be called again.
+    /// Cancel-safe.
+    pub(crate) async fn may_be_ready(&self) {
+        self.ready.notified().await;
+    }
+
     /// Called when openraft says who leads: in term `leads` this node, or another.
     ///
     /// Ready means: an entry of that very term is applied. See argument 1.
     pub(crate) fn lead(&self, leads: Option<u64>) {
         let reading = self.replica.read();
         let mut kept = lock(&self.deadlines);
+        // Under the read lock: no entry is applied between this and the look at what has been.
+        let awaited = leads.filter(|term| reading.term() < *term).unwrap_or(0);
+        self.awaited.store(awaited, Ordering::Release);
         match leads {
             Some(term) if reading.term() == term => {
                 if term > kept.over && kept.now.as_ref().is_none_or(|d| d.term() != term) {
@@ -150,7 +168,10 @@ impl Leader {
     }
 
     /// What an applied entry changed. Called under the table's write lock.
-    pub(crate) fn applied(&self, events: &[Event]) {
+    pub(crate) fn applied(&self, term: u64, events: &[Event]) {
+        if term == self.awaited.load(Ordering::Acquire) {
+            self.ready.notify_one();
+        }
         let mut guard = lock(&self.deadlines);
         let Some(deadlines) = guard.now.as_mut() else { return };
         let now = self.clock.now();

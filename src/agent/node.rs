@@ -23,7 +23,7 @@ use crate::{
     name::Name,
     raft::{Consensus, Receiver},
     replica::Replica,
-    runtime::{self, watch},
+    runtime::{self, Either, watch},
     session::LossReason,
     storage::Journal,
     table::{Command, Entry, HeldBy, Holder},
@@ -84,10 +84,6 @@ impl Node {
         let mut told: Option<(u64, bool)> = None;
         loop {
             let now = watch.now();
-            if let Some(reason) = now.stopped {
-                self.fail(reason);
-                return;
-            }
             if told != Some((now.term, now.leading)) {
                 told = Some((now.term, now.leading));
                 tracing::debug!(term = now.term, leading = now.leading, leader = ?now.leader, "leadership");
@@ -103,8 +99,14 @@ impl Node {
                 }
                 continue;
             }
-            if watch.changed().await.is_none() {
-                self.fail("the consensus is gone".to_owned());
+            let gone = match runtime::select2(watch.changed(), self.leader.may_be_ready()).await {
+                Either::First(changed) => changed.is_none(),
+                Either::Second(()) => false,
+            };
+            if gone {
+                // It says why before it goes.
+                let reason = self.consensus.leadership().stopped;
+                self.fail(reason.unwrap_or_else(|| "the consensus is gone".to_owned()));
                 return;
             }
         }
@@ -360,8 +362,8 @@ impl Requester for Node {
     async fn ask(&self, request: &Request, within: Duration) -> Answered {
         if request.needs_leader() {
             match runtime::select2(self.router.ask(request, within), self.until_stopped()).await {
-                runtime::Either::First(answered) => answered,
-                runtime::Either::Second(reason) => {
+                Either::First(answered) => answered,
+                Either::Second(reason) => {
                     Answered { response: Response::Failed(Failure::Stopped(reason)), repeated: true }
                 }
             }

@@ -82,16 +82,12 @@ impl Router {
                     }
                 }
             }
-            Some(leader) => match self.address_of(leader) {
+            Some(leader) => match self.consensus.address_of(leader) {
                 Some(address) => self.forward(request, leader, address, within).await,
                 None => Response::Failed(Failure::NotLeader { leader: None }),
             },
             None => Response::Failed(Failure::NotLeader { leader: None }),
         }
-    }
-
-    fn address_of(&self, node: NodeId) -> Option<String> {
-        self.consensus.members().into_iter().find(|(id, _, _)| *id == node).map(|(_, member, _)| member.addr)
     }
 
     async fn forward(&self, request: &Request, node: NodeId, address: String, within: Duration) -> Response {
@@ -148,7 +144,7 @@ impl Router {
     fn with_address(&self, failure: Failure) -> Failure {
         match failure {
             Failure::NotLeader { leader: Some((node, _)) } => {
-                Failure::NotLeader { leader: self.address_of(node).map(|address| (node, address)) }
+                Failure::NotLeader { leader: self.consensus.address_of(node).map(|address| (node, address)) }
             }
             other => other,
         }

@@ -47,6 +47,8 @@ struct State {
     kept: BTreeMap<LeaseId, Kept>,
     /// When each is due, unless it is on its way or not renewed here.
     queue: BTreeSet<(Moment, LeaseId)>,
+    /// When the task means to look again; what is due later need not wake it.
+    looks_at: Moment,
     /// Revoked leases, whose holders have been told: they are given back, so that the next waiter gets its turn.
     give_back: Vec<LeaseId>,
 }
@@ -196,11 +198,10 @@ impl Renewer {
     fn insert(&self, id: LeaseId, what: What, ttl: Duration) {
         let mut state = self.lock();
         let kept = Kept { what, ttl, since: self.clock.now(), at: None };
-        let before = state.queue.first().copied();
         state.remove(&id);
         state.kept.insert(id, kept);
         state.requeue(id);
-        if state.queue.first().copied() != before {
+        if state.queue.first().is_some_and(|(at, _)| *at < state.looks_at) {
             drop(state);
             self.wake.notify_one();
         }
@@ -275,12 +276,16 @@ impl Renewer {
             let now = self.clock.now();
             let due = self.take_due(now);
             if due.is_empty() {
-                let next = self.lock().queue.first().map(|(at, _)| *at);
-                let nap = next.map_or(Duration::MAX, |at| at.since(now).min(LOOK_AT_LEAST_EVERY));
-                if nap == Duration::MAX {
-                    self.wake.notified().await;
-                } else {
-                    runtime::select2(self.wake.notified(), runtime::sleep(nap)).await;
+                let nap = {
+                    let mut state = self.lock();
+                    let next = state.queue.first().map(|(at, _)| *at);
+                    let nap = next.map(|at| at.since(now).min(LOOK_AT_LEAST_EVERY));
+                    state.looks_at = nap.map_or(Moment::NEVER, |nap| now + nap);
+                    nap
+                };
+                match nap {
+                    None => self.wake.notified().await,
+                    Some(nap) => drop(runtime::select2(self.wake.notified(), runtime::sleep(nap)).await),
                 }
                 continue;
             }

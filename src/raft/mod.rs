@@ -203,9 +203,16 @@ impl Consensus {
         of_metrics(&self.raft.metrics().borrow_watched())
     }
 
-    /// Waits until something of the metrics differs from when it was last asked. Made for one task.
+    /// Hears of changes of leadership. Made for one task.
     pub(crate) fn watch(&self) -> LeadershipWatch {
-        LeadershipWatch { metrics: self.raft.metrics() }
+        LeadershipWatch { server: self.raft.server_metrics() }
+    }
+
+    /// The address at which a member is reached.
+    pub(crate) fn address_of(&self, node: NodeId) -> Option<String> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_node(&node).map(|member| member.addr.clone())
     }
 
     /// Whether a quorum acknowledged a message that was *sent* within the last leader lease. A cut-off leader is told
@@ -273,20 +280,37 @@ impl Consensus {
     }
 }
 
-/// One task's view of who leads.
+/// One task's view of who leads. It watches openraft's *server* metrics, which change with vote, state and leader; the
+/// others change with every entry, and would wake this task a dozen times for each.
 pub(crate) struct LeadershipWatch {
-    metrics: openraft::type_config::alias::WatchReceiverOf<Types, Metrics>,
+    server: openraft::type_config::alias::WatchReceiverOf<Types, openraft::metrics::RaftServerMetrics<Types>>,
+}
+
+/// Who leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reign {
+    /// The term of the last vote that is on disk.
+    pub(crate) term: u64,
+    /// The leader, if known.
+    pub(crate) leader: Option<NodeId>,
+    /// Whether this node leads.
+    pub(crate) leading: bool,
 }
 
 impl LeadershipWatch {
     /// As it is now.
-    pub(crate) fn now(&self) -> Leadership {
-        of_metrics(&self.metrics.borrow_watched())
+    pub(crate) fn now(&self) -> Reign {
+        let server = self.server.borrow_watched();
+        Reign {
+            term: server.vote.leader_id.term,
+            leader: server.current_leader,
+            leading: server.state.is_leader(),
+        }
     }
 
     /// Waits for a change; `None` once the node is gone. Cancel-safe.
-    pub(crate) async fn changed(&mut self) -> Option<Leadership> {
-        self.metrics.changed().await.ok()?;
+    pub(crate) async fn changed(&mut self) -> Option<Reign> {
+        self.server.changed().await.ok()?;
         Some(self.now())
     }
 }

@@ -68,8 +68,6 @@ pub(crate) struct Leadership {
     pub(crate) leader: Option<NodeId>,
     /// Whether this node leads the term.
     pub(crate) leading: bool,
-    /// The index and the term of the last entry that this node has applied.
-    pub(crate) applied: Option<(u64, u64)>,
     /// Why the node has stopped for good, if it has.
     pub(crate) stopped: Option<String>,
 }
@@ -320,7 +318,6 @@ fn of_metrics(metrics: &Metrics) -> Leadership {
         term: metrics.current_term,
         leader: metrics.current_leader,
         leading: metrics.state.is_leader() && metrics.running_state.is_ok(),
-        applied: metrics.last_applied.map(|id| (id.index, id.committed_leader_id().term)),
         stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
     }
 }

@@ -8,6 +8,7 @@ mod goldens;
 pub(crate) mod log;
 pub(crate) mod machine;
 pub(crate) mod network;
+mod pipeline;
 mod settings;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
 use openraft::{
+    OptionalSend,
+    base::{BoxFuture, BoxStream},
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
     network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2},
     raft::{
@@ -21,7 +24,10 @@ use openraft::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::types::{Handle, Member, Snapshot, SnapshotMeta, Types, Vote};
+use super::{
+    pipeline::{self, Pipeline},
+    types::{Handle, Member, Snapshot, SnapshotMeta, Types, Vote},
+};
 use crate::{
     codec,
     id::NodeId,
@@ -105,6 +111,20 @@ impl RaftNetworkV2<Types> for Link {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         self.call(Lane::Control, APPEND, &rpc, option.soft_ttl()).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, pipeline::Answer>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let (link, within) = (&*self, option.soft_ttl());
+        let call = move |rpc| async move { link.call(Lane::Control, APPEND, &rpc, within).await };
+        let answers: BoxStream<'s, _> = Box::pin(Pipeline::new(input, call));
+        Box::pin(async move { Ok(answers) })
     }
 
     async fn vote(

@@ -15,7 +15,7 @@ use super::{
     engine::Engine,
     recovery,
     snapshots::Snapshots,
-    writer::{Op, Work, Writer},
+    writer::{CommitMark, Op, Work, Writer},
 };
 use crate::{limits::STORAGE_QUEUE_MAX, runtime};
 
@@ -40,6 +40,8 @@ impl Default for Options {
 #[derive(Debug)]
 pub(crate) struct DiskJournal {
     queue: mpsc::Sender<Op>,
+    /// What is committed, until the next op takes it along: alone it is not worth waking the thread.
+    committed: Arc<CommitMark>,
     failure: Arc<Failure>,
     /// One snapshot is written at a time. Not by the writer: a large one would hold up every vote.
     snapshots: Arc<tokio::sync::Mutex<()>>,
@@ -74,8 +76,16 @@ impl DiskJournal {
         tracing::debug!(path = ?directory.path(), state = head.number, ?recovered, "storage is open");
 
         let failure = Arc::new(Failure::default());
-        let writer =
-            Writer::new(engine, head, log.spans, log.purged, Arc::clone(&failure), Arc::clone(directory));
+        let committed = Arc::new(CommitMark::default());
+        let writer = Writer::new(
+            engine,
+            head,
+            log.spans,
+            log.purged,
+            Arc::clone(&failure),
+            Arc::clone(&committed),
+            Arc::clone(directory),
+        );
         let (queue, ops) = mpsc::channel(STORAGE_QUEUE_MAX);
         // A thread, and not a task: it blocks on the disk all its life. It ends with `close`, or with the last
         // sender.
@@ -84,12 +94,21 @@ impl DiskJournal {
             .spawn(move || writer.run(ops))
             .map_err(StorageError::io("cannot start the storage thread for", &folder))?;
         let newest = Arc::new(Mutex::new(snapshots));
-        Ok((Self { queue, failure, snapshots: Arc::default(), newest }, recovered))
+        let journal = Self { queue, committed, failure, snapshots: Arc::default(), newest };
+        Ok((journal, recovered))
     }
 
     async fn send(&self, work: Work, done: Option<Done>) -> io::Result<()> {
         self.failure.check()?;
-        self.queue.send(Op { work, done }).await.map_err(|_| closed())
+        self.hand_over(work, done).await
+    }
+
+    /// Cancelled while it waits for room, it leaves the commit mark to the next op.
+    async fn hand_over(&self, work: Work, done: Option<Done>) -> io::Result<()> {
+        let room = self.queue.reserve().await.map_err(|_| closed())?;
+        let committed = self.committed.take();
+        room.send(Op { committed, work, done });
+        Ok(())
     }
 
     /// Queues the work and waits until it is durable.
@@ -121,7 +140,12 @@ impl Journal for DiskJournal {
     }
 
     async fn save_committed(&self, committed: Bytes) -> io::Result<()> {
-        self.send(Work::Committed(committed), None).await
+        self.failure.check()?;
+        if self.queue.is_closed() {
+            return Err(closed());
+        }
+        self.committed.put(committed);
+        Ok(())
     }
 
     async fn truncate_after(&self, last: Option<u64>) -> io::Result<()> {
@@ -170,7 +194,7 @@ impl Journal for DiskJournal {
         let (tell, told) = oneshot::channel();
         // Also after a failure: the thread and the lock are given back.
         let done: Done = Box::new(move |outcome| drop(tell.send(outcome)));
-        self.queue.send(Op { work: Work::Close, done: Some(done) }).await.map_err(|_| closed())?;
+        self.hand_over(Work::Close, Some(done)).await?;
         told.await.unwrap_or_else(|_| Err(closed()))
     }
 

@@ -12,7 +12,7 @@ use std::{
     collections::VecDeque,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -31,7 +31,6 @@ use crate::limits::{PURGE_KEYS_MAX, STORAGE_QUEUE_MAX};
 pub(super) enum Work {
     Append(Vec<(u64, Bytes)>),
     Vote(Bytes),
-    Committed(Bytes),
     TruncateAfter(Option<u64>),
     Purge(u64, Bytes),
     /// The snapshot with this number is on the device.
@@ -41,9 +40,25 @@ pub(super) enum Work {
 
 /// One call in the queue, and whom to tell.
 pub(super) struct Op {
+    /// What was known to be committed when the call was made: it rides along.
+    pub(super) committed: Option<Bytes>,
     pub(super) work: Work,
     /// `None` for what nobody waits for.
     pub(super) done: Option<Done>,
+}
+
+/// What is committed, until the next op takes it along: alone it is not worth waking the thread.
+#[derive(Debug, Default)]
+pub(super) struct CommitMark(Mutex<Option<Bytes>>);
+
+impl CommitMark {
+    pub(super) fn put(&self, committed: Bytes) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(committed);
+    }
+
+    pub(super) fn take(&self) -> Option<Bytes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 pub(super) struct Writer {
@@ -58,6 +73,7 @@ pub(super) struct Writer {
     /// Appended entries that are not yet packed into records: those of one group share them.
     unpacked: Vec<(u64, Bytes)>,
     failure: Arc<Failure>,
+    committed: Arc<CommitMark>,
     directory: Arc<DataDir>,
 }
 
@@ -68,6 +84,7 @@ impl Writer {
         spans: Vec<Span>,
         purged: Vec<Span>,
         failure: Arc<Failure>,
+        committed: Arc<CommitMark>,
         directory: Arc<DataDir>,
     ) -> Self {
         Self {
@@ -78,6 +95,7 @@ impl Writer {
             purged: purged.into(),
             unpacked: Vec::new(),
             failure,
+            committed,
             directory,
         }
     }
@@ -108,7 +126,8 @@ impl Writer {
         let mut waiting = Vec::new();
         let mut closed = None;
         let mut next = Some(first);
-        while let Some(Op { work, done }) = next {
+        while let Some(Op { committed, work, done }) = next {
+            self.note_committed(committed);
             if matches!(work, Work::Close) {
                 closed = Some(done);
                 break;
@@ -117,8 +136,6 @@ impl Writer {
             waiting.push((done, Ok(())));
             next = if works.len() < STORAGE_QUEUE_MAX { queue.try_recv().ok() } else { None };
         }
-        // What is committed rides along: alone it is worth no sync.
-        let must_sync = closed.is_some() || works.iter().any(|work| !matches!(work, Work::Committed(_)));
         let outcome = self.group(|writer| {
             for (work, (_, answer)) in works.into_iter().zip(&mut waiting) {
                 match writer.apply(work) {
@@ -127,7 +144,7 @@ impl Writer {
                 }
             }
             writer.write_unpacked()?;
-            if must_sync { writer.settle() } else { Ok(()) }
+            writer.settle()
         });
         for (done, answer) in waiting {
             if let Some(done) = done {
@@ -171,12 +188,18 @@ impl Writer {
             Work::TruncateAfter(last) => return self.truncate_after(last),
             Work::Purge(upto, mark) => return self.purge(upto, mark),
             Work::Vote(vote) => self.head.vote = Some(vote),
-            Work::Committed(committed) => self.head.committed = Some(committed),
             Work::Snapshot(number) => self.head.snapshot = number,
             Work::Close => {}
         }
         self.head_changed = true;
         Ok(())
+    }
+
+    fn note_committed(&mut self, committed: Option<Bytes>) {
+        if committed.is_some() {
+            self.head.committed = committed;
+            self.head_changed = true;
+        }
     }
 
     fn append(&mut self, entries: Vec<(u64, Bytes)>) -> io::Result<()> {
@@ -289,6 +312,8 @@ impl Writer {
     /// Closes the files, gives the directory free, and answers all that came too late.
     fn stop(mut self, mut queue: Receiver<Op>, closed: Option<Option<Done>>) {
         queue.close();
+        // What no op took along.
+        self.note_committed(self.committed.take());
         let settled = if self.head_changed { self.group(Self::settle) } else { self.failure.check() };
         let Self { engine, failure, directory, .. } = self;
         let outcome = engine.close().map_err(|error| failure.record(&error)).and(settled);

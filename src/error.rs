@@ -1,17 +1,16 @@
 //! What can go wrong: one enum for each kind of call. Each variant says whether something may have happened.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use crate::{
     config::{ConfigError, TtlError},
+    holder::HolderInfo,
     id::{ClusterId, NodeId},
     lease::FenceError,
     limits::METADATA_BYTES_MAX,
-    name::{AgentName, Name, NameError},
+    name::{Name, NameError},
     session::LeaseLost,
     storage::StorageError,
-    table::HeldBy,
-    token::Token,
     transport::BindError,
 };
 
@@ -82,56 +81,6 @@ impl Error {
 impl From<Box<dyn std::error::Error + Send + Sync>> for Error {
     fn from(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
         Self::Provider(error)
-    }
-}
-
-/// Who holds a name, as others see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct HolderInfo {
-    /// The agent's name.
-    pub agent: AgentName,
-    /// The node through which it asked.
-    pub node: NodeId,
-    /// Its fencing token.
-    pub token: Token,
-    /// When it was granted, by the wall clock of the leader that did: for people.
-    pub since: chrono::DateTime<chrono::Utc>,
-    /// How long the lease lives without a renewal.
-    pub ttl: Duration,
-    /// What the holder wants others to see.
-    pub metadata: bytes::Bytes,
-    /// Whether it has been revoked and is about to end.
-    pub revoked: bool,
-    /// How many wait for the name.
-    pub waiters: u64,
-}
-
-impl HolderInfo {
-    pub(crate) fn of(held: &HeldBy) -> Self {
-        let ms = i64::try_from(held.since_unix_ms).unwrap_or(i64::MAX);
-        Self {
-            agent: held.holder.agent.clone(),
-            node: held.holder.node,
-            token: held.token,
-            since: chrono::DateTime::from_timestamp_millis(ms).unwrap_or(chrono::DateTime::UNIX_EPOCH),
-            ttl: Duration::from_millis(held.ttl_ms),
-            metadata: held.metadata.clone(),
-            revoked: held.revoked,
-            waiters: held.waiters,
-        }
-    }
-}
-
-impl fmt::Display for HolderInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = self.since.format("%Y-%m-%dT%H:%M:%SZ");
-        write!(f, "held by {} since {since} with token {}", self.agent, self.token)?;
-        match self.waiters {
-            0 => Ok(()),
-            1 => f.write_str(", 1 waits"),
-            waiters => write!(f, ", {waiters} wait"),
-        }
     }
 }
 

@@ -12,6 +12,7 @@
 //! - [`InProcessNetwork`] and [`ManualClock`] are for your tests.
 
 mod agent;
+mod change;
 mod client;
 mod clock;
 mod codec;
@@ -20,6 +21,7 @@ mod deadlines;
 mod error;
 #[cfg(test)]
 mod golden;
+mod holder;
 mod id;
 mod lease;
 pub mod limits;
@@ -41,17 +43,16 @@ mod token;
 mod transport;
 
 pub use crate::{
-    agent::{Agent, Builder, Change, ChangeKind, Watch},
+    agent::{Agent, Builder},
+    change::{Change, ChangeKind, EndKind},
     client::{Client, ClientBuilder},
     clock::{Clock, ManualClock, SystemClock},
     codec::CodecError,
     config::{ConfigError, ConfigFault, Timing, TtlError},
-    error::{
-        AcquireError, ConnectError, Error, HolderInfo, ReadError, ReleaseError, RenewError, Result,
-        StartError,
-    },
+    error::{AcquireError, ConnectError, Error, ReadError, ReleaseError, RenewError, Result, StartError},
+    holder::HolderInfo,
     id::{ClusterId, IdError, LeaseId, NodeId},
-    lease::{Fence, FenceError, Lease, LeaseRequest, Released},
+    lease::{Fence, FenceError, Lease, LeaseRequest, Released, Watch},
     message::{MemberRole, MemberStatus, StatusReport},
     name::{AgentName, Name, NameError},
     provider::{LeaseGuard, RaftLease, WriteLease, WriteLeaseProvider},

@@ -54,8 +54,12 @@ pub const ENTRY_BYTES_MAX: usize = 15 * 1024;
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 1_024;
 /// The most connections that an agent accepts at once.
 pub const CONNECTIONS_MAX: usize = 1_024;
-/// The most applied changes that a watcher may lag before it is told so.
-pub const WATCH_BACKLOG_MAX: usize = 4_096;
+/// The most applied changes that an agent remembers: a watcher that asks for older ones is told that it lags.
+pub const WATCH_BACKLOG_MAX: usize = 16_384;
+/// The most leases that a watcher who lags is told of.
+pub const WATCH_PRESENT_MAX: usize = 1_000;
+/// About the most bytes of changes in one answer to a watcher; those of one log entry stay together.
+pub const WATCH_ANSWER_BYTES: usize = 1024 * 1024;
 /// The most writes that wait for the storage thread.
 pub const STORAGE_QUEUE_MAX: usize = 4_096;
 /// The largest value in the log's tree, in bytes. A page of sled's holds some 26 of them and must stay under 128 KiB.

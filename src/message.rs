@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    change::{Changes, Filter},
     config::Timing,
     id::{ClusterId, LeaseId, NodeId},
     name::{AgentName, Name},
@@ -97,6 +98,16 @@ pub(crate) enum Request {
     Position,
     /// A log index; whoever has applied it reads linearizably. To the leader.
     ReadIndex,
+    /// The changes after a log index, from the asked agent's replica: as soon as there are any, or when the time is
+    /// over.
+    Watch {
+        /// Of which names.
+        filter: Filter,
+        /// The index that was told last.
+        after: u64,
+        /// How long to wait, in milliseconds.
+        at_most_ms: u64,
+    },
 }
 
 impl Request {
@@ -112,7 +123,18 @@ impl Request {
             | Self::Holder { .. }
             | Self::Leases { .. }
             | Self::Status
-            | Self::Position => false,
+            | Self::Position
+            | Self::Watch { .. } => false,
+        }
+    }
+
+    /// How long it waits for something to happen, if it does.
+    pub(crate) fn waits(&self) -> Option<Duration> {
+        match self {
+            Self::Await { at_most_ms, .. } | Self::Watch { at_most_ms, .. } => {
+                Some(Duration::from_millis(*at_most_ms))
+            }
+            _ => None,
         }
     }
 }
@@ -141,6 +163,8 @@ pub(crate) enum Response {
     ReadIndex(u64),
     /// No answer.
     Failed(Failure),
+    /// To `Watch`.
+    Changes(Changes),
 }
 
 /// What the leader says of one renewed lease id.

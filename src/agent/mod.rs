@@ -6,30 +6,30 @@
 //! | `node.rs` | what runs, and who ends it |
 //! | `leader.rs` | deadlines, renewals and expiries, while this node leads |
 //! | `route.rs`, `serve.rs` | requests to the leader, and from others |
-//! | `hub.rs`, `watch.rs` | who hears of applied changes |
+//! | `hub.rs`, `history.rs`, `watching.rs` | who hears of applied changes; the latest of them; what watchers are answered |
 
 mod builder;
 mod founding;
 #[cfg(test)]
 mod goldens;
+mod history;
 mod hub;
 mod leader;
 mod node;
 mod route;
 mod serve;
-mod watch;
+mod watching;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+pub use self::builder::Builder;
 use self::node::Node;
-pub use self::{
-    builder::Builder,
-    watch::{Change, ChangeKind, Watch},
-};
 use crate::{
-    error::{AcquireError, HolderInfo, ReadError},
+    change::Filter,
+    error::{AcquireError, ReadError},
+    holder::HolderInfo,
     id::LeaseId,
-    lease::{Holding, Lease, LeaseRequest, Requester as _},
+    lease::{Holding, Lease, LeaseRequest, Requester as _, Watch},
     message::{Failure, Request, Response, StatusReport, Verdict},
     name::Name,
     tasks::Tasks,
@@ -140,7 +140,7 @@ impl Agent {
 
     fn look(&self, name: &Name) -> Option<HolderInfo> {
         let reading = self.node().replica.read();
-        reading.table().holder(name).map(|view| HolderInfo::of(&view.held_by()))
+        reading.table().holder(name).map(|view| view.held_by().into())
     }
 
     /// What the lease id holds, as far as this replica knows.
@@ -187,21 +187,28 @@ impl Agent {
     ) -> Result<(Vec<(Name, HolderInfo)>, bool), ReadError> {
         self.node().catch_up(READ_AT_MOST).await.map_err(read_error)?;
         let (leases, more) = self.node().page(prefix, after, limit);
-        Ok((leases.into_iter().map(|(name, held)| (name, HolderInfo::of(&held))).collect(), more))
+        Ok((leases.into_iter().map(|(name, held)| (name, held.into())).collect(), more))
     }
 
-    /// The changes of a name that this replica applies from now on, in order. No network.
+    /// The changes of a name that this replica applies from now on, or since a log index, in order. No network.
     ///
     /// # Errors
     /// [`ReadError::Name`].
     pub fn watch(&self, name: &str) -> Result<Watch, ReadError> {
-        Ok(Watch::new(self.node().clone(), Some(Name::new(name)?)))
+        Ok(self.watching(Filter::Name(Name::new(name)?)))
     }
 
-    /// The changes of all names that this replica applies from now on, in order. No network.
-    #[must_use]
-    pub fn watch_all(&self) -> Watch {
-        Watch::new(self.node().clone(), None)
+    /// The changes of all names that begin with this prefix, which may be empty. As [`watch`](Self::watch).
+    ///
+    /// # Errors
+    /// [`ReadError::Name`] when no name can begin so.
+    pub fn watch_prefix(&self, prefix: &str) -> Result<Watch, ReadError> {
+        Ok(self.watching(Filter::prefix(prefix)?))
+    }
+
+    fn watching(&self, filter: Filter) -> Watch {
+        let now = self.node().replica.read().index();
+        Watch::new(self.node().clone(), filter, now)
     }
 
     /// How this agent is: its part, its term, who leads, the members. At once, no network.

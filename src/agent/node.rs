@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{founding::Plan, hub::Hub, leader::Leader, route::Router};
+use super::{founding::Plan, hub::Hub, leader::Leader, route::Router, watching};
 use crate::{
     clock::{self, Clock},
     config::Timing,
@@ -314,6 +314,14 @@ impl Node {
                 }
                 Err(failure) => Response::Failed(failure),
             },
+            Request::Watch { filter, after, at_most_ms } => {
+                let at_most = Duration::from_millis(*at_most_ms).min(within);
+                let changes = watching::changes(self, filter, *after, at_most);
+                match runtime::select2(changes, self.until_stopped()).await {
+                    Either::First(changes) => Response::Changes(changes),
+                    Either::Second(reason) => Response::Failed(Failure::Stopped(reason)),
+                }
+            }
             Request::Position => Response::ReadIndex(self.replica.read().index()),
             Request::Status => Response::Status(Box::new(self.status())),
             other => Response::Failed(Failure::Refused(format!("{other:?} needs the leader"))),

@@ -3,7 +3,7 @@
 //! It is as safe as an agent's own lease: what a holder may believe is decided by its session, by its own clock, with
 //! the cluster's drift bound ([`Line`] takes it from the agents when it connects). It only learns less. It has no
 //! replica to hear ends from, so it is told of a revocation by its next renewal, at most ttl/3 later; and it has no
-//! `holder_local` and no `watch`.
+//! `holder_local`.
 //!
 //! | file | what lives there |
 //! | --- | --- |
@@ -20,9 +20,11 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use self::builder::ClientBuilder;
 use self::line::Line;
 use crate::{
+    change::Filter,
     config::Timing,
-    error::{AcquireError, HolderInfo, ReadError},
-    lease::{Holding, Lease, LeaseRequest, Renewer, Requester as _},
+    error::{AcquireError, ReadError},
+    holder::HolderInfo,
+    lease::{Holding, Lease, LeaseRequest, Renewer, Requester as _, Watch},
     message::{Failure, Request, Response, StatusReport},
     name::Name,
     tasks::Tasks,
@@ -121,7 +123,7 @@ impl Client {
     pub async fn holder(&self, name: &str) -> Result<Option<HolderInfo>, ReadError> {
         let request = Request::Holder { name: Name::new(name)? };
         match self.line().ask(&request, READ_AT_MOST).await.response {
-            Response::Holder(held) => Ok(held.as_ref().map(HolderInfo::of)),
+            Response::Holder(held) => Ok(held.map(HolderInfo::from)),
             other => Err(read_error(other)),
         }
     }
@@ -141,8 +143,32 @@ impl Client {
         let request = Request::Leases { prefix: prefix.to_owned(), after: after.cloned(), limit };
         match self.line().ask(&request, READ_AT_MOST).await.response {
             Response::Leases { leases, more } => {
-                Ok((leases.into_iter().map(|(name, held)| (name, HolderInfo::of(&held))).collect(), more))
+                Ok((leases.into_iter().map(|(name, held)| (name, held.into())).collect(), more))
             }
+            other => Err(read_error(other)),
+        }
+    }
+
+    /// The changes of a name from now on, or since a log index, in order, without a gap also where the client moves on
+    /// to another agent. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReadError`] when no agent could say within 10 s what "now" is.
+    pub async fn watch(&self, name: &str) -> Result<Watch, ReadError> {
+        self.watching(Filter::Name(Name::new(name)?)).await
+    }
+
+    /// The changes of all names that begin with this prefix, which may be empty. As [`watch`](Self::watch).
+    ///
+    /// # Errors
+    /// As [`watch`](Self::watch), and [`ReadError::Name`] when no name can begin so.
+    pub async fn watch_prefix(&self, prefix: &str) -> Result<Watch, ReadError> {
+        self.watching(Filter::prefix(prefix)?).await
+    }
+
+    async fn watching(&self, filter: Filter) -> Result<Watch, ReadError> {
+        match self.line().ask(&Request::Position, READ_AT_MOST).await.response {
+            Response::ReadIndex(now) => Ok(Watch::new(self.line().clone(), filter, now)),
             other => Err(read_error(other)),
         }
     }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use super::{Lease, held::Held, renewer::Renewer, requester::Requester};
 use crate::{
     config::TtlError,
-    error::{AcquireError, HolderInfo},
+    error::AcquireError,
     id::LeaseId,
     limits::METADATA_BYTES_MAX,
     message::{Failure, Request, Response, Standing, Verdict},
@@ -224,7 +224,7 @@ impl Spec {
             Outcome::Waiting { position } => self.wait_turn(id, position, sent, abandon).await,
             Outcome::Held(by) => {
                 abandon.keep();
-                Err(AcquireError::Held { name: self.name.clone(), holder: Box::new(HolderInfo::of(&by)) })
+                Err(AcquireError::Held { name: self.name.clone(), holder: Box::new(by.into()) })
             }
             Outcome::Ended { .. } => {
                 abandon.keep();

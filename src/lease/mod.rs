@@ -9,6 +9,7 @@ mod fence;
 mod held;
 mod renewer;
 mod requester;
+mod watch;
 
 use std::{
     fmt,
@@ -32,6 +33,7 @@ pub(crate) use self::{
 pub use self::{
     acquire::LeaseRequest,
     fence::{Fence, FenceError},
+    watch::Watch,
 };
 use crate::{
     clock,

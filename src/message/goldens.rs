@@ -73,6 +73,7 @@ fn every_request_is_encoded_as_ever() {
         Request::Status,
         Request::Position,
         Request::ReadIndex,
+        Request::Watch { filter: Filter::Prefix("orders".to_owned()), after: LARGE, at_most_ms: LARGE },
     ];
     let goldens = check_all("request", all, |request| match request {
         Request::Acquire(_) => "acquire",
@@ -85,6 +86,7 @@ fn every_request_is_encoded_as_ever() {
         Request::Status => "status",
         Request::Position => "position",
         Request::ReadIndex => "read_index",
+        Request::Watch { .. } => "watch",
     });
     golden::covers_variants::<Request>(&goldens);
     golden::withstands::<Request>(&goldens);
@@ -108,6 +110,7 @@ fn every_response_is_encoded_as_ever() {
         Response::Status(Box::new(status_golden::report())),
         Response::ReadIndex(LARGE),
         Response::Failed(Failure::Unknown("the leader did not answer in time".to_owned())),
+        Response::Changes(Changes { changes: vec![], upto: LARGE }),
     ];
     let goldens = check_all("response", all, |response| match response {
         Response::Outcome(_) => "outcome",
@@ -118,6 +121,7 @@ fn every_response_is_encoded_as_ever() {
         Response::Status(_) => "status",
         Response::ReadIndex(_) => "read_index",
         Response::Failed(_) => "failed",
+        Response::Changes(_) => "changes",
     });
     golden::covers_variants::<Response>(&goldens);
     golden::withstands::<Response>(&goldens);

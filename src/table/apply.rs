@@ -411,5 +411,6 @@ fn granted(name: &Name, lease: &Lease, from_queue: bool) -> Event {
         holder: lease.holder.clone(),
         ttl_ms: lease.ttl_ms,
         from_queue,
+        metadata: lease.metadata.clone(),
     }
 }

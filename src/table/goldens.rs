@@ -168,45 +168,6 @@ fn outcomes<B>(batch: Option<B>) -> Vec<(String, Outcome<B>)> {
     all.into_iter().map(named).collect()
 }
 
-fn events() -> Vec<(&'static str, Event)> {
-    let (token, lease_id) = (Token::new(1 << 60), id(0x11));
-    let ended = |reason| Event::Ended { name: name(), lease_id, token, holder: holder("agent-a"), reason };
-    let left = |reason| Event::Left { name: name(), lease_id, holder: holder("agent-a"), reason };
-    vec![
-        ("founded", Event::Founded { tokens_above: token }),
-        ("queued", Event::Queued { name: name(), lease_id, holder: holder("agent-a"), ttl_ms: 10_000 }),
-        (
-            "granted",
-            Event::Granted {
-                name: name(),
-                lease_id,
-                token,
-                holder: holder("agent-a"),
-                ttl_ms: 10_000,
-                from_queue: true,
-            },
-        ),
-        ("ended_released", ended(EndReason::Released)),
-        ("ended_cancelled", ended(EndReason::Cancelled)),
-        ("ended_expired", ended(EndReason::Expired)),
-        ("ended_transferred", ended(EndReason::Transferred)),
-        ("ended_revoked", ended(EndReason::Revoked(revocation()))),
-        ("left_cancelled", left(LeftReason::Cancelled)),
-        ("left_expired", left(LeftReason::Expired)),
-        ("left_no_tokens", left(LeftReason::NoTokens)),
-        (
-            "revoked",
-            Event::Revoked {
-                name: name(),
-                lease_id,
-                token,
-                holder: holder("agent-a"),
-                revocation: revocation(),
-            },
-        ),
-    ]
-}
-
 #[test]
 fn every_command_is_encoded_as_ever() {
     let batch: Vec<Single> = commands(None).into_iter().map(|(_, command)| command).collect();
@@ -232,13 +193,6 @@ fn every_outcome_is_encoded_as_ever() {
     golden::withstands::<Outcome>(&goldens);
     let refusals: Vec<_> = refusals().iter().map(codec::encode).collect();
     golden::covers_variants::<Refusal>(&refusals);
-}
-
-#[test]
-fn every_event_is_encoded_as_ever() {
-    let goldens: Vec<_> =
-        events().iter().map(|(name, event)| golden::check(&format!("table/event_{name}"), event)).collect();
-    golden::covers_variants::<Event>(&goldens);
 }
 
 /// A table with a bit of everything that a snapshot can have.

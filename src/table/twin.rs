@@ -89,6 +89,7 @@ impl Twin {
             holder: c.agent.clone(),
             ttl_ms: c.ttl_ms,
             from_queue,
+            metadata: c.metadata.clone(),
         });
         Some(Successor { holder: c.agent.clone(), token: Token::new(token) })
     }

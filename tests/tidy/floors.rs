@@ -28,6 +28,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("tasks", 2),
     ("storage", 2),
     ("transport", 2),
+    ("holder", 2),
+    ("change", 2),
     ("message", 2),
     ("replica", 2),
     // Consensus.

@@ -114,18 +114,23 @@ pub enum ChangeKind {
         /// Which.
         agent: AgentName,
     },
-    /// Changes are missing before this one: the watcher was too slow, or watched since an index that the asked agent
-    /// remembers no more. Here is what holds at this index instead; changes after it follow without a gap.
-    Lagged {
+    /// What holds at this index; changes after it follow without a gap.
+    Present {
         /// The watched names that are held, in order, with their holders.
-        present: Vec<(Name, HolderInfo)>,
-        /// False if there are more than fit: then list them with `leases`.
+        held: Vec<(Name, HolderInfo)>,
+        /// False if there are more than [`WATCH_PRESENT_MAX`](crate::limits::WATCH_PRESENT_MAX): then list them with
+        /// `leases`.
         complete: bool,
+        /// Changes before this index are missing: the watcher was too slow, or asked for those since an index that the
+        /// agent remembers no more. False where it asked for the present ([`Watch::with_present`]).
+        ///
+        /// [`Watch::with_present`]: crate::Watch::with_present
+        lagged: bool,
     },
 }
 
 impl ChangeKind {
-    /// The name that it is about; `None` for [`Lagged`](Self::Lagged).
+    /// The name that it is about; `None` for [`Present`](Self::Present).
     #[must_use]
     pub fn name(&self) -> Option<&Name> {
         match self {
@@ -134,7 +139,7 @@ impl ChangeKind {
             | Self::Revoked { name, .. }
             | Self::Queued { name, .. }
             | Self::Left { name, .. } => Some(name),
-            Self::Lagged { .. } => None,
+            Self::Present { .. } => None,
         }
     }
 }
@@ -241,7 +246,7 @@ impl Change {
 /// Changes, and up to where they are all that there were.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Changes {
-    /// In order. At most the first is [`ChangeKind::Lagged`].
+    /// In order. At most the first is [`ChangeKind::Present`].
     pub(crate) changes: Vec<Change>,
     /// Nothing up to this index is missing.
     pub(crate) upto: u64,

@@ -52,7 +52,9 @@ pub use crate::{
     error::{AcquireError, ConnectError, Error, ReadError, ReleaseError, RenewError, Result, StartError},
     holder::HolderInfo,
     id::{ClusterId, IdError, LeaseId, NodeId},
-    lease::{Fence, FenceError, Lease, LeaseRequest, Released, Watch},
+    lease::{
+        Election, Fence, FenceError, Leader, Leadership, Lease, LeaseRequest, Observer, Released, Watch,
+    },
     message::{MemberRole, MemberStatus, StatusReport},
     name::{AgentName, Name, NameError},
     provider::{LeaseGuard, RaftLease, WriteLease, WriteLeaseProvider},

@@ -103,8 +103,8 @@ pub(crate) enum Request {
     Watch {
         /// Of which names.
         filter: Filter,
-        /// The index that was told last.
-        after: u64,
+        /// The index that was told last; `None` asks for what holds now.
+        after: Option<u64>,
         /// How long to wait, in milliseconds.
         at_most_ms: u64,
     },

@@ -279,7 +279,7 @@ async fn a_watch_has_no_gap_when_its_agent_goes() {
             match change.kind {
                 ChangeKind::Granted { name, .. } if name.as_str() == "x/over" => return tokens,
                 ChangeKind::Granted { token, .. } => tokens.push(token),
-                ChangeKind::Lagged { .. } => panic!("nothing was forgotten: {change:?}"),
+                ChangeKind::Present { .. } => panic!("nothing was forgotten: {change:?}"),
                 _ => {}
             }
         }

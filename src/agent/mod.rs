@@ -29,9 +29,9 @@ use crate::{
     error::{AcquireError, ReadError},
     holder::HolderInfo,
     id::LeaseId,
-    lease::{Holding, Lease, LeaseRequest, Requester as _, Watch},
+    lease::{Election, Holding, Lease, LeaseRequest, Requester as _, Watch},
     message::{Failure, Request, Response, StatusReport, Verdict},
-    name::Name,
+    name::{Name, NameError},
     tasks::Tasks,
     token::Token,
 };
@@ -97,8 +97,20 @@ impl Agent {
 
     /// A lease with options, see [`LeaseRequest`].
     pub fn lease(&self, name: &str) -> LeaseRequest {
+        LeaseRequest::new(self.holding(), name)
+    }
+
+    fn holding(&self) -> Holding {
         let node = self.node().clone();
-        LeaseRequest::new(Holding { renewer: node.renewer.clone(), requester: node }, name)
+        Holding { renewer: node.renewer.clone(), requester: node }
+    }
+
+    /// An election for the office of this name.
+    ///
+    /// # Errors
+    /// [`NameError`] when it can't be a name.
+    pub fn election(&self, name: &str) -> Result<Election, NameError> {
+        Ok(Election::new(self.holding(), Name::new(name)?))
     }
 
     /// Acquires a lease on the name, waiting for its turn, first come first served. It is kept alive in the background.

@@ -11,8 +11,12 @@ use crate::{
     table::LeaseView,
 };
 
-/// The changes after this index: as soon as there are any, or none when the time is over. Cancel-safe.
-pub(super) async fn changes(node: &Node, filter: &Filter, mut after: u64, within: Duration) -> Changes {
+/// The changes after this index: as soon as there are any, or none when the time is over. Without an index, what holds
+/// now. Cancel-safe.
+pub(super) async fn changes(node: &Node, filter: &Filter, after: Option<u64>, within: Duration) -> Changes {
+    let Some(mut after) = after else {
+        return present(&node.replica.read(), filter, false);
+    };
     let began = node.clock.now();
     loop {
         let news = now(node, filter, after);
@@ -34,8 +38,7 @@ fn now(node: &Node, filter: &Filter, after: u64) -> Changes {
     let reading = node.replica.read();
     let history = node.hub.history();
     let Some(batches) = history.after(after) else {
-        let upto = reading.index();
-        return Changes { changes: vec![Change { index: upto, kind: present(&reading, filter) }], upto };
+        return present(&reading, filter, true);
     };
     let (mut changes, mut weight) = (Vec::new(), 0);
     for batch in batches {
@@ -50,18 +53,19 @@ fn now(node: &Node, filter: &Filter, after: u64) -> Changes {
     Changes { changes, upto: reading.index() }
 }
 
-/// What holds now, for a watcher that lags.
-fn present(reading: &Reading<'_>, filter: &Filter) -> ChangeKind {
+/// What holds now.
+fn present(reading: &Reading<'_>, filter: &Filter, lagged: bool) -> Changes {
     let row = |view: LeaseView<'_>| (view.name.clone(), view.held_by().into());
-    match filter {
-        Filter::Name(name) => {
-            let present = reading.table().holder(name).map(row).into_iter().collect();
-            ChangeKind::Lagged { present, complete: true }
-        }
+    let (held, complete) = match filter {
+        Filter::Name(name) => (reading.table().holder(name).map(row).into_iter().collect(), true),
         Filter::Prefix(prefix) => {
             let mut held = reading.table().leases(prefix, None);
-            let present = held.by_ref().take(WATCH_PRESENT_MAX).map(row).collect();
-            ChangeKind::Lagged { present, complete: held.next().is_none() }
+            (held.by_ref().take(WATCH_PRESENT_MAX).map(row).collect(), held.next().is_none())
         }
+    };
+    let index = reading.index();
+    Changes {
+        changes: vec![Change { index, kind: ChangeKind::Present { held, complete, lagged } }],
+        upto: index,
     }
 }

@@ -43,7 +43,7 @@ fn every_change_is_encoded_as_ever() {
         ChangeKind::Revoked { name: name.clone(), agent: agent.clone(), token, by, reason },
         ChangeKind::Queued { name: name.clone(), agent: agent.clone() },
         ChangeKind::Left { name: name.clone(), agent },
-        ChangeKind::Lagged { present: vec![(name, holder())], complete: true },
+        ChangeKind::Present { held: vec![(name, holder())], complete: false, lagged: true },
     ];
     let goldens = all.clone().map(|kind| {
         let file = match &kind {
@@ -52,7 +52,7 @@ fn every_change_is_encoded_as_ever() {
             ChangeKind::Revoked { .. } => "revoked",
             ChangeKind::Queued { .. } => "queued",
             ChangeKind::Left { .. } => "left",
-            ChangeKind::Lagged { .. } => "lagged",
+            ChangeKind::Present { .. } => "present",
         };
         golden::check(&format!("change/kind_{file}"), &kind)
     });

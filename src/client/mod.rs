@@ -24,9 +24,9 @@ use crate::{
     config::Timing,
     error::{AcquireError, ReadError},
     holder::HolderInfo,
-    lease::{Holding, Lease, LeaseRequest, Renewer, Requester as _, Watch},
+    lease::{Election, Holding, Lease, LeaseRequest, Renewer, Requester as _, Watch},
     message::{Failure, Request, Response, StatusReport},
-    name::Name,
+    name::{Name, NameError},
     tasks::Tasks,
 };
 
@@ -94,8 +94,19 @@ impl Client {
 
     /// A lease with options, see [`LeaseRequest`].
     pub fn lease(&self, name: &str) -> LeaseRequest {
-        let holding = Holding { renewer: self.handle.renewer.clone(), requester: self.line().clone() };
-        LeaseRequest::new(holding, name)
+        LeaseRequest::new(self.holding(), name)
+    }
+
+    fn holding(&self) -> Holding {
+        Holding { renewer: self.handle.renewer.clone(), requester: self.line().clone() }
+    }
+
+    /// An election for the office of this name.
+    ///
+    /// # Errors
+    /// [`NameError`] when it can't be a name.
+    pub fn election(&self, name: &str) -> Result<Election, NameError> {
+        Ok(Election::new(self.holding(), Name::new(name)?))
     }
 
     /// Acquires a lease on the name, waiting for its turn, first come first served. It is kept alive in the background.

@@ -5,6 +5,7 @@
 
 mod acquire;
 mod attempts;
+mod election;
 mod fence;
 mod held;
 mod renewer;
@@ -32,6 +33,7 @@ pub(crate) use self::{
 };
 pub use self::{
     acquire::LeaseRequest,
+    election::{Election, Leader, Leadership, Observer},
     fence::{Fence, FenceError},
     watch::Watch,
 };

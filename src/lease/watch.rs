@@ -22,8 +22,8 @@ const ANSWER_AT_MOST: Duration = Duration::from_secs(5);
 /// [`Client::watch`](crate::Client::watch). Dropping it ends it.
 ///
 /// An agent's watcher hears what this agent's replica applies, with no network; a client's asks one agent at a time, and
-/// moves on with it to the next. Both may be behind the leader, but never miss a change unless they say so with
-/// [`ChangeKind::Lagged`](crate::ChangeKind::Lagged).
+/// moves on with it to the next. Both may be behind the leader, but never miss a change unless they say so
+/// ([`ChangeKind::Present`](crate::ChangeKind::Present) with `lagged`).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
@@ -47,20 +47,27 @@ const ANSWER_AT_MOST: Duration = Duration::from_secs(5);
 pub struct Watch {
     requester: Arc<dyn Requester>,
     filter: Filter,
-    /// All changes up to this index are told, or ready.
-    told: u64,
+    /// All changes up to this index are told, or ready; `None` before the present is.
+    told: Option<u64>,
     ready: VecDeque<Change>,
 }
 
 impl Watch {
     pub(crate) fn new(requester: Arc<dyn Requester>, filter: Filter, from: u64) -> Self {
-        Self { requester, filter, told: from, ready: VecDeque::new() }
+        Self { requester, filter, told: Some(from), ready: VecDeque::new() }
     }
 
     /// The changes after this log index instead of those from now on: to go on where another watcher stopped, also one
     /// of another agent. An index beyond the present one waits for it.
     pub fn since(mut self, index: u64) -> Self {
-        self.told = index;
+        self.told = Some(index);
+        self.ready.clear();
+        self
+    }
+
+    /// At first what holds now, as [`ChangeKind::Present`](crate::ChangeKind::Present), then the changes after it.
+    pub fn with_present(mut self) -> Self {
+        self.told = None;
         self.ready.clear();
         self
     }
@@ -77,7 +84,7 @@ impl Watch {
             let request = Request::Watch { filter: self.filter.clone(), after: self.told, at_most_ms };
             match self.requester.ask(&request, WATCH_AT_MOST + ANSWER_AT_MOST).await.response {
                 Response::Changes(news) => {
-                    self.told = news.upto.max(self.told);
+                    self.told = self.told.max(Some(news.upto));
                     self.ready.extend(news.changes);
                 }
                 Response::Failed(Failure::Stopped(_)) => return None,

@@ -73,7 +73,7 @@ fn every_request_is_encoded_as_ever() {
         Request::Status,
         Request::Position,
         Request::ReadIndex,
-        Request::Watch { filter: Filter::Prefix("orders".to_owned()), after: LARGE, at_most_ms: LARGE },
+        Request::Watch { filter: Filter::Prefix("orders".to_owned()), after: Some(LARGE), at_most_ms: LARGE },
     ];
     let goldens = check_all("request", all, |request| match request {
         Request::Acquire(_) => "acquire",

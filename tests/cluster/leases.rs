@@ -256,7 +256,9 @@ async fn a_watcher_that_lags_is_told_so_and_what_holds_now() {
     });
     soon("the pairs", futures_util::future::join_all(tasks)).await;
     let change = soon("word of the lag", watch.next()).await.unwrap();
-    let ChangeKind::Lagged { present, complete: true } = change.kind else { panic!("{change:?}") };
+    let ChangeKind::Present { held: present, complete: true, lagged: true } = change.kind else {
+        panic!("{change:?}")
+    };
     let [(name, holder)] = present.as_slice() else { panic!("{present:?}") };
     assert_eq!((name.as_str(), holder.token, &holder.metadata[..]), ("b", held.token(), &b"mine"[..]));
     // From there on there is no gap.
@@ -267,7 +269,9 @@ async fn a_watcher_that_lags_is_told_so_and_what_holds_now() {
     assert!(ended.index > change.index);
     let mut all = agent.watch_prefix("").unwrap().since(1);
     let lagged = soon("word of the lag", all.next()).await.unwrap().kind;
-    let ChangeKind::Lagged { present, complete: true } = lagged else { panic!("{lagged:?}") };
+    let ChangeKind::Present { held: present, complete: true, lagged: true } = lagged else {
+        panic!("{lagged:?}")
+    };
     assert_eq!(present.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["c"]);
     drop(also_held);
     cluster.stop_all().await;

@@ -39,6 +39,9 @@ pub enum Error {
     /// A client did not connect.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// A text can't be a name. *Nothing happened.*
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// A lease is held no more.
     #[error(transparent)]
     Lost(#[from] LeaseLost),

@@ -10,7 +10,7 @@ use leasehold::{Client, Leader, Observer};
 use crate::fixture::{Cluster, soon, until};
 
 async fn next(observer: &mut Observer) -> Option<Leader> {
-    soon("a change of leader", observer.next()).await.expect("the agent runs")
+    soon("a change of leader", observer.next()).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

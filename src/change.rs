@@ -99,6 +99,8 @@ pub enum ChangeKind {
         by: AgentName,
         /// Why.
         reason: String,
+        /// Who is to have it next, if it was for someone.
+        heir: Option<AgentName>,
     },
     /// An agent queued.
     Queued {
@@ -113,6 +115,22 @@ pub enum ChangeKind {
         name: Name,
         /// Which.
         agent: AgentName,
+    },
+    /// A name is closed to all but its last holder, whose lease expired with a lock delay.
+    Closed {
+        /// Which.
+        name: Name,
+        /// Who held it.
+        agent: AgentName,
+        /// Its token.
+        token: Token,
+        /// About for how long.
+        delay: Duration,
+    },
+    /// A name is open again.
+    Opened {
+        /// Which.
+        name: Name,
     },
     /// What holds at this index; changes after it follow without a gap.
     Present {
@@ -138,7 +156,9 @@ impl ChangeKind {
             | Self::Ended { name, .. }
             | Self::Revoked { name, .. }
             | Self::Queued { name, .. }
-            | Self::Left { name, .. } => Some(name),
+            | Self::Left { name, .. }
+            | Self::Closed { name, .. }
+            | Self::Opened { name } => Some(name),
             Self::Present { .. } => None,
         }
     }
@@ -227,7 +247,15 @@ impl Change {
                 token: *token,
                 by: revocation.by.clone(),
                 reason: revocation.reason.as_ref().to_owned(),
+                heir: revocation.heir.clone(),
             },
+            Event::Closed { name, holder, token, delay_ms, .. } => ChangeKind::Closed {
+                name: name.clone(),
+                agent: holder.agent.clone(),
+                token: *token,
+                delay: Duration::from_millis(*delay_ms),
+            },
+            Event::Opened { name, .. } => ChangeKind::Opened { name: name.clone() },
         };
         Some(Self { index, kind })
     }

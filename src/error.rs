@@ -7,8 +7,9 @@ use crate::{
     holder::HolderInfo,
     id::{ClusterId, NodeId},
     lease::FenceError,
-    limits::METADATA_BYTES_MAX,
-    name::{Name, NameError},
+    limits::{LOCK_DELAY_MAX, METADATA_BYTES_MAX, PERMITS_MAX, REASON_BYTES_MAX},
+    mode::Mode,
+    name::{AgentName, Name, NameError},
     session::LeaseLost,
     storage::StorageError,
     transport::BindError,
@@ -33,6 +34,9 @@ pub enum Error {
     /// A release is not known to be committed.
     #[error(transparent)]
     Release(#[from] ReleaseError),
+    /// A lease was not revoked, or not handed over.
+    #[error(transparent)]
+    Revoke(#[from] RevokeError),
     /// A question was not answered.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -195,6 +199,34 @@ pub enum AcquireError {
         /// Its length.
         bytes: usize,
     },
+    /// *Nothing happened*: there is no such mode.
+    #[error("a {mode}; give 1 to {PERMITS_MAX} permits")]
+    Mode {
+        /// What was asked.
+        mode: Mode,
+    },
+    /// *Nothing happened*: the lock delay is too long, or the lease isn't exclusive.
+    #[error(
+        "a lock delay of {span:?} on a lease that is {mode}; give an exclusive lease at most {LOCK_DELAY_MAX:?}, others none"
+    )]
+    LockDelay {
+        /// What was asked.
+        span: Duration,
+        /// The mode.
+        mode: Mode,
+    },
+    /// *Nothing happened*: nobody holds the name, it is closed after an expiry, and this call doesn't wait.
+    #[error(
+        "{name:?} is closed to others for {delay:?} after the lease of {agent} has expired; wait for it with acquire(), or try again later"
+    )]
+    Closed {
+        /// The name.
+        name: Name,
+        /// Whose lease expired.
+        agent: AgentName,
+        /// For how long it is closed in all.
+        delay: Duration,
+    },
     /// *Nothing happened*: someone holds the name, and this call doesn't wait.
     #[error("{name:?} is {holder}; wait for it with acquire(), or try again later")]
     Held {
@@ -312,6 +344,65 @@ pub enum ReadError {
         detail: String,
     },
     /// The agent has stopped.
+    #[error("the agent has stopped ({detail}); start it again")]
+    Stopped {
+        /// Why.
+        detail: String,
+    },
+}
+
+/// Why a lease was not revoked by hand, or not handed over.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RevokeError {
+    /// *Nothing happened*: the name's leases could not be looked at.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// *Nothing happened*: the reason is too long, or has control characters.
+    #[error("a reason of {bytes} bytes; give it at most {REASON_BYTES_MAX} bytes without control characters")]
+    Reason {
+        /// Its length.
+        bytes: usize,
+    },
+    /// *Nothing happened*: nobody of this agent waits for the name.
+    #[error(
+        "{name:?} can't be handed over to {to}, which doesn't wait for it; let it acquire the name first, or revoke the lease for the first waiter"
+    )]
+    NoSuchWaiter {
+        /// The name.
+        name: Name,
+        /// Who was to have it.
+        to: AgentName,
+    },
+    /// *Nothing happened*: several hold the name, and it is not said which of them is to hand it over.
+    #[error(
+        "{name:?} is held by {holders} at once, so that nobody hands it over; revoke them all, if that is meant"
+    )]
+    Several {
+        /// The name.
+        name: Name,
+        /// How many hold it.
+        holders: u64,
+    },
+    /// *Nothing happened*: no leader could be asked in time. Of several leases, some may be revoked already.
+    #[error(
+        "{name:?} could not be revoked: {detail}; check that a majority of the agents runs and is connected"
+    )]
+    Unavailable {
+        /// The name.
+        name: Name,
+        /// What was tried.
+        detail: String,
+    },
+    /// *Outcome unknown*: it may be revoked. To ask again is harmless.
+    #[error("it is unknown whether {name:?} was revoked ({detail}); see who holds it, or revoke it again")]
+    Unknown {
+        /// The name.
+        name: Name,
+        /// What was tried.
+        detail: String,
+    },
+    /// The agent has stopped. *Outcome unknown* if it stopped during this call.
     #[error("the agent has stopped ({detail}); start it again")]
     Stopped {
         /// Why.

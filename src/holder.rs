@@ -1,4 +1,4 @@
-//! Who holds a name, as others see it: all but the lease id, which is a secret.
+//! Who holds a name and who waits for it, as others see it: all but the lease ids, which are secrets.
 
 use std::{fmt, time::Duration};
 
@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::NodeId,
-    name::AgentName,
-    table::{HeldBy, Holder},
+    limits::PAGE_MAX,
+    mode::Mode,
+    name::{AgentName, Name},
+    table::{ClosedBy, HeldBy, Holder, Table, Waiter},
     token::Token,
 };
 
@@ -34,6 +36,10 @@ pub struct HolderInfo {
     pub revoked: bool,
     /// How many wait for the name.
     pub waiters: u64,
+    /// How it shares the name.
+    pub mode: Mode,
+    /// How many hold the name, this one included.
+    pub holders: u64,
 }
 
 impl From<HeldBy> for HolderInfo {
@@ -48,6 +54,8 @@ impl From<HeldBy> for HolderInfo {
             metadata: held.metadata,
             revoked: held.revoked,
             waiters: held.waiters,
+            mode: held.mode,
+            holders: held.holders,
         }
     }
 }
@@ -62,6 +70,81 @@ impl From<HolderInfo> for HeldBy {
             metadata: info.metadata,
             revoked: info.revoked,
             waiters: info.waiters,
+            mode: info.mode,
+            holders: info.holders,
+        }
+    }
+}
+
+/// Who waits for a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct WaiterInfo {
+    /// The place in the queue; 1 is the next.
+    pub position: u64,
+    /// The agent's name.
+    pub agent: AgentName,
+    /// The node through which it asked.
+    pub node: NodeId,
+    /// How it will share the name.
+    pub mode: Mode,
+    /// How long it stays in the queue without a renewal.
+    pub ttl: Duration,
+}
+
+/// Why a name is closed: a lease on it expired that had a lock delay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ClosureInfo {
+    /// Whose lease it was: to this agent the name is open.
+    pub agent: AgentName,
+    /// Its token.
+    pub token: Token,
+    /// About how long the name is closed in all.
+    pub delay: Duration,
+}
+
+impl From<ClosedBy> for ClosureInfo {
+    fn from(by: ClosedBy) -> Self {
+        Self { agent: by.holder.agent, token: by.token, delay: Duration::from_millis(by.delay_ms) }
+    }
+}
+
+/// All about one name: who holds it, who waits for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct NameReport {
+    /// The name.
+    pub name: Name,
+    /// Who holds it, in the order of the tokens; at most 1000.
+    pub holders: Vec<HolderInfo>,
+    /// How many hold it.
+    pub holders_in_all: u64,
+    /// Why it is closed, if it is.
+    pub closed: Option<ClosureInfo>,
+    /// Who waits for it, the next first; at most 1000.
+    pub waiters: Vec<WaiterInfo>,
+    /// How many wait for it.
+    pub waiters_in_all: u64,
+}
+
+impl NameReport {
+    /// As the table has it.
+    pub(crate) fn of(table: &Table, name: &Name) -> Self {
+        let waiter = |(waiter, position): (&Waiter, u64)| WaiterInfo {
+            position,
+            agent: waiter.holder.agent.clone(),
+            node: waiter.holder.node,
+            mode: waiter.mode,
+            ttl: Duration::from_millis(waiter.ttl_ms),
+        };
+        Self {
+            name: name.clone(),
+            holders: table.holders(name).take(PAGE_MAX).map(|view| view.held_by().into()).collect(),
+            holders_in_all: table.holders(name).count() as u64,
+            closed: table.closed(name).map(ClosureInfo::from),
+            waiters: table.waiters(name).zip(1..).take(PAGE_MAX).map(waiter).collect(),
+            waiters_in_all: table.waiters(name).count() as u64,
         }
     }
 }
@@ -70,6 +153,10 @@ impl fmt::Display for HolderInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let since = self.since.format("%Y-%m-%dT%H:%M:%SZ");
         write!(f, "held by {} since {since} with token {}", self.agent, self.token)?;
+        match self.mode {
+            Mode::Exclusive => {}
+            mode => write!(f, " ({mode}, {} in all)", self.holders)?,
+        }
         match self.waiters {
             0 => Ok(()),
             1 => f.write_str(", 1 waits"),

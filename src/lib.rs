@@ -26,6 +26,7 @@ mod id;
 mod lease;
 pub mod limits;
 mod message;
+mod mode;
 mod name;
 mod provider;
 mod raft;
@@ -49,13 +50,17 @@ pub use crate::{
     clock::{Clock, ManualClock, SystemClock},
     codec::CodecError,
     config::{ConfigError, ConfigFault, Timing, TtlError},
-    error::{AcquireError, ConnectError, Error, ReadError, ReleaseError, RenewError, Result, StartError},
-    holder::HolderInfo,
+    error::{
+        AcquireError, ConnectError, Error, ReadError, ReleaseError, RenewError, Result, RevokeError,
+        StartError,
+    },
+    holder::{ClosureInfo, HolderInfo, NameReport, WaiterInfo},
     id::{ClusterId, IdError, LeaseId, NodeId},
     lease::{
         Election, Fence, FenceError, Leader, Leadership, Lease, LeaseRequest, Observer, Released, Watch,
     },
     message::{MemberRole, MemberStatus, StatusReport},
+    mode::Mode,
     name::{AgentName, Name, NameError},
     provider::{LeaseGuard, RaftLease, WriteLease, WriteLeaseProvider},
     session::{LeaseLost, LossReason},

@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     change::{Changes, Filter},
     config::Timing,
+    holder::NameReport,
     id::{ClusterId, LeaseId, NodeId},
     name::{AgentName, Name},
-    table::{Acquire, Ending, HeldBy, Outcome, Revocation, State, Table},
+    table::{Acquire, Ending, HeldBy, Outcome, Revocation, State, Table, TransferTo},
     token::Token,
     transport::Method,
 };
@@ -83,12 +84,12 @@ pub(crate) enum Request {
         /// Which name.
         name: Name,
     },
-    /// A page of the leases, in the order of their names; from the asked agent's replica, linearizable.
+    /// A page of the leases, in the order of names and tokens; from the asked agent's replica, linearizable.
     Leases {
         /// Names that begin with it; empty for all.
         prefix: String,
-        /// Names after this one.
-        after: Option<Name>,
+        /// Leases after this one.
+        after: Option<(Name, Token)>,
         /// At most so many.
         limit: u32,
     },
@@ -108,6 +109,33 @@ pub(crate) enum Request {
         /// How long to wait, in milliseconds.
         at_most_ms: u64,
     },
+    /// One log entry. Idempotent by lease id and attempt.
+    Transfer {
+        /// The lease.
+        lease_id: LeaseId,
+        /// To whom.
+        to: TransferTo,
+        /// See [`Command::Transfer`](crate::table::Command::Transfer).
+        attempt: u64,
+    },
+    /// One log entry. Idempotent by token.
+    Revoke {
+        /// The name.
+        name: Name,
+        /// The grant that is meant.
+        token: Token,
+        /// Who asks.
+        by: AgentName,
+        /// Why.
+        reason: String,
+        /// For whom, if for one.
+        heir: Option<AgentName>,
+    },
+    /// All about one name, linearizable.
+    Inspect {
+        /// Which name.
+        name: Name,
+    },
 }
 
 impl Request {
@@ -118,13 +146,16 @@ impl Request {
             | Self::Release { .. }
             | Self::Cancel { .. }
             | Self::Renew { .. }
+            | Self::Transfer { .. }
+            | Self::Revoke { .. }
             | Self::ReadIndex => true,
             Self::Await { .. }
             | Self::Holder { .. }
             | Self::Leases { .. }
             | Self::Status
             | Self::Position
-            | Self::Watch { .. } => false,
+            | Self::Watch { .. }
+            | Self::Inspect { .. } => false,
         }
     }
 
@@ -142,7 +173,7 @@ impl Request {
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Response {
-    /// To `Acquire`, `Release`, `Cancel`.
+    /// To `Acquire`, `Release`, `Cancel`, `Transfer`, `Revoke`.
     Outcome(Outcome),
     /// To `Renew`: a verdict for each lease id, in order.
     Renewed(Vec<Verdict>),
@@ -165,6 +196,8 @@ pub(crate) enum Response {
     Failed(Failure),
     /// To `Watch`.
     Changes(Changes),
+    /// To `Inspect`.
+    Inspected(Box<NameReport>),
 }
 
 /// What the leader says of one renewed lease id.

@@ -60,11 +60,15 @@ pub enum LossReason {
         /// The reason that they gave.
         reason: String,
     },
-    /// It was handed over to another agent.
-    #[error("it was handed over to {to}; acquire it anew to wait for your turn")]
+    /// It was revoked by hand, in favour of another agent.
+    #[error("{by} handed it over to {to} ({reason}); acquire it anew to wait for your turn")]
     Transferred {
-        /// The agent that holds it now.
+        /// The agent that is to have it next.
         to: AgentName,
+        /// Who handed it over.
+        by: AgentName,
+        /// The reason that they gave.
+        reason: String,
     },
     /// The clock that leases run out by showed less than it had shown before.
     #[error(

@@ -26,12 +26,12 @@ pub use self::builder::Builder;
 use self::node::Node;
 use crate::{
     change::Filter,
-    error::{AcquireError, ReadError},
-    holder::HolderInfo,
+    error::{AcquireError, ReadError, RevokeError},
+    holder::{HolderInfo, NameReport},
     id::LeaseId,
-    lease::{Election, Holding, Lease, LeaseRequest, Requester as _, Watch},
+    lease::{Election, Holding, Lease, LeaseRequest, Requester as _, Watch, by_hand},
     message::{Failure, Request, Response, StatusReport, Verdict},
-    name::{Name, NameError},
+    name::{AgentName, Name, NameError},
     tasks::Tasks,
     token::Token,
 };
@@ -186,15 +186,55 @@ impl Agent {
         }
     }
 
-    /// The held leases whose names begin with the prefix, by name: at most `limit` (and 1000) after the name `after`,
-    /// and whether there are more. Linearizable. Cancel-safe.
+    /// All about one name: who holds it, who waits, whether it is closed. Linearizable; cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReadError`] when nobody could say within 10 s.
+    pub async fn inspect(&self, name: &str) -> Result<NameReport, ReadError> {
+        by_hand::inspect(self.node().as_ref(), name).await
+    }
+
+    /// Revokes the lease on the name, or all of them where it is shared, whoever holds it. Returns whose they were;
+    /// nobody's, where the name is free.
+    ///
+    /// A revoked lease can't be renewed any more. Its holder is told ([`LossReason::Revoked`]) and stops, and the next
+    /// waiter has it about a round trip later; a holder that can't be reached stops at its deadline.
+    ///
+    /// Not cancel-safe: dropped, it may have revoked the lease or not. To call it again is harmless.
+    ///
+    /// # Errors
+    /// [`RevokeError`]: for each variant it says whether something may have happened.
+    ///
+    /// [`LossReason::Revoked`]: crate::LossReason::Revoked
+    pub async fn revoke(&self, name: &str, reason: &str) -> Result<Vec<HolderInfo>, RevokeError> {
+        by_hand::revoke(self.node().as_ref(), name, reason, None).await
+    }
+
+    /// Revokes the lease on the name in favour of a waiter of this agent, who has it next instead of the first in the
+    /// queue. Otherwise as [`revoke`](Self::revoke); its holder is told [`LossReason::Transferred`].
+    ///
+    /// # Errors
+    /// As [`revoke`](Self::revoke), and [`RevokeError::NoSuchWaiter`], [`RevokeError::Several`].
+    ///
+    /// [`LossReason::Transferred`]: crate::LossReason::Transferred
+    pub async fn transfer(
+        &self,
+        name: &str,
+        to: &AgentName,
+        reason: &str,
+    ) -> Result<Vec<HolderInfo>, RevokeError> {
+        by_hand::revoke(self.node().as_ref(), name, reason, Some(to.clone())).await
+    }
+
+    /// The held leases whose names begin with the prefix, in the order of names and tokens: at most `limit` (and 1000)
+    /// after the lease `after`, and whether there are more. Each page is linearizable by itself. Cancel-safe.
     ///
     /// # Errors
     /// [`ReadError`] when no leader confirmed within 10 s.
     pub async fn leases(
         &self,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<(&Name, Token)>,
         limit: usize,
     ) -> Result<(Vec<(Name, HolderInfo)>, bool), ReadError> {
         self.node().catch_up(READ_AT_MOST).await.map_err(read_error)?;

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     golden,
     id::NodeId,
+    mode::Mode,
     table::{HeldBy, Holder},
 };
 
@@ -27,6 +28,8 @@ fn holder() -> HolderInfo {
         metadata: Bytes::from_static(b"pid 7"),
         revoked: true,
         waiters: LARGE,
+        mode: Mode::Permits { of: 5 },
+        holders: LARGE,
     }
     .into()
 }
@@ -35,14 +38,16 @@ fn holder() -> HolderInfo {
 fn every_change_is_encoded_as_ever() {
     let (name, agent, token, by) =
         (name(), agent(), Token::new(1 << 60), AgentName::new("operator").unwrap());
-    let reason = "maintenance".to_owned();
+    let (reason, heir) = ("maintenance".to_owned(), Some(agent.clone()));
     let (ttl, metadata) = (Duration::new(LARGE, 1), Bytes::from_static(b"pid 7"));
     let all = [
         ChangeKind::Granted { name: name.clone(), agent: agent.clone(), token, ttl, metadata },
         ChangeKind::Ended { name: name.clone(), agent: agent.clone(), token, how: EndKind::Expired },
-        ChangeKind::Revoked { name: name.clone(), agent: agent.clone(), token, by, reason },
+        ChangeKind::Revoked { name: name.clone(), agent: agent.clone(), token, by, reason, heir },
         ChangeKind::Queued { name: name.clone(), agent: agent.clone() },
-        ChangeKind::Left { name: name.clone(), agent },
+        ChangeKind::Left { name: name.clone(), agent: agent.clone() },
+        ChangeKind::Closed { name: name.clone(), agent, token, delay: ttl },
+        ChangeKind::Opened { name: name.clone() },
         ChangeKind::Present { held: vec![(name, holder())], complete: false, lagged: true },
     ];
     let goldens = all.clone().map(|kind| {
@@ -52,6 +57,8 @@ fn every_change_is_encoded_as_ever() {
             ChangeKind::Revoked { .. } => "revoked",
             ChangeKind::Queued { .. } => "queued",
             ChangeKind::Left { .. } => "left",
+            ChangeKind::Closed { .. } => "closed",
+            ChangeKind::Opened { .. } => "opened",
             ChangeKind::Present { .. } => "present",
         };
         golden::check(&format!("change/kind_{file}"), &kind)

@@ -22,12 +22,13 @@ use self::line::Line;
 use crate::{
     change::Filter,
     config::Timing,
-    error::{AcquireError, ReadError},
-    holder::HolderInfo,
-    lease::{Election, Holding, Lease, LeaseRequest, Renewer, Requester as _, Watch},
+    error::{AcquireError, ReadError, RevokeError},
+    holder::{HolderInfo, NameReport},
+    lease::{Election, Holding, Lease, LeaseRequest, Renewer, Requester as _, Watch, by_hand},
     message::{Failure, Request, Response, StatusReport},
-    name::{Name, NameError},
+    name::{AgentName, Name, NameError},
     tasks::Tasks,
+    token::Token,
 };
 
 /// How long a question about leases is asked.
@@ -139,19 +140,63 @@ impl Client {
         }
     }
 
-    /// The held leases whose names begin with the prefix, by name: at most `limit` (and 1000) after the name `after`,
-    /// and whether there are more. Each page is linearizable by itself. Cancel-safe.
+    /// All about one name: who holds it, who waits, whether it is closed. Linearizable; cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReadError`] when nobody could say within 10 s.
+    pub async fn inspect(&self, name: &str) -> Result<NameReport, ReadError> {
+        by_hand::inspect(self.line().as_ref(), name).await
+    }
+
+    /// Revokes the lease on the name, or all of them where it is shared, whoever holds it. Returns whose they were;
+    /// nobody's, where the name is free.
+    ///
+    /// A revoked lease can't be renewed any more. Its holder is told ([`LossReason::Revoked`]) and stops, and the next
+    /// waiter has it about a round trip later; a holder that can't be reached stops at its deadline.
+    ///
+    /// Not cancel-safe: dropped, it may have revoked the lease or not. To call it again is harmless.
+    ///
+    /// # Errors
+    /// [`RevokeError`]: for each variant it says whether something may have happened.
+    ///
+    /// [`LossReason::Revoked`]: crate::LossReason::Revoked
+    pub async fn revoke(&self, name: &str, reason: &str) -> Result<Vec<HolderInfo>, RevokeError> {
+        by_hand::revoke(self.line().as_ref(), name, reason, None).await
+    }
+
+    /// Revokes the lease on the name in favour of a waiter of this agent, who has it next instead of the first in the
+    /// queue. Otherwise as [`revoke`](Self::revoke); its holder is told [`LossReason::Transferred`].
+    ///
+    /// # Errors
+    /// As [`revoke`](Self::revoke), and [`RevokeError::NoSuchWaiter`], [`RevokeError::Several`].
+    ///
+    /// [`LossReason::Transferred`]: crate::LossReason::Transferred
+    pub async fn transfer(
+        &self,
+        name: &str,
+        to: &AgentName,
+        reason: &str,
+    ) -> Result<Vec<HolderInfo>, RevokeError> {
+        by_hand::revoke(self.line().as_ref(), name, reason, Some(to.clone())).await
+    }
+
+    /// The held leases whose names begin with the prefix, in the order of names and tokens: at most `limit` (and 1000)
+    /// after the lease `after`, and whether there are more. Each page is linearizable by itself. Cancel-safe.
     ///
     /// # Errors
     /// [`ReadError`] when no agent could answer within 10 s.
     pub async fn leases(
         &self,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<(&Name, Token)>,
         limit: usize,
     ) -> Result<(Vec<(Name, HolderInfo)>, bool), ReadError> {
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-        let request = Request::Leases { prefix: prefix.to_owned(), after: after.cloned(), limit };
+        let request = Request::Leases {
+            prefix: prefix.to_owned(),
+            after: after.map(|(name, token)| (name.clone(), token)),
+            limit,
+        };
         match self.line().ask(&request, READ_AT_MOST).await.response {
             Response::Leases { leases, more } => {
                 Ok((leases.into_iter().map(|(name, held)| (name, held.into())).collect(), more))

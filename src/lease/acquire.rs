@@ -21,8 +21,9 @@ use crate::{
     config::TtlError,
     error::AcquireError,
     id::LeaseId,
-    limits::METADATA_BYTES_MAX,
+    limits::{LOCK_DELAY_MAX, METADATA_BYTES_MAX},
     message::{Failure, Request, Response, Standing, Verdict},
+    mode::Mode,
     name::{Name, NameError},
     runtime::{self, Either},
     session::Session,
@@ -54,6 +55,8 @@ pub(crate) struct Holding {
 /// | [`wait_at_most`](Self::wait_at_most) | without end | how long to queue |
 /// | [`metadata`](Self::metadata) | none | what others see of this holder |
 /// | [`without_renewal`](Self::without_renewal) | renewed | whether it is kept alive in the background |
+/// | [`mode`](Self::mode) | exclusive | whether others may hold the name beside it |
+/// | [`lock_delay`](Self::lock_delay) | none | how long the name stays closed to others after an expiry |
 #[must_use = "nothing is asked for until acquire() or try_acquire() is awaited"]
 pub struct LeaseRequest {
     holding: Holding,
@@ -62,6 +65,8 @@ pub struct LeaseRequest {
     wait_at_most: Option<Duration>,
     metadata: Bytes,
     renewed: bool,
+    mode: Mode,
+    lock_delay: Duration,
 }
 
 impl LeaseRequest {
@@ -73,6 +78,8 @@ impl LeaseRequest {
             wait_at_most: None,
             metadata: Bytes::new(),
             renewed: true,
+            mode: Mode::Exclusive,
+            lock_delay: Duration::ZERO,
         }
     }
 
@@ -101,6 +108,25 @@ impl LeaseRequest {
     /// Leaves renewing to the caller ([`Lease::renew`]); otherwise it happens in the background every ttl/3.
     pub fn without_renewal(mut self) -> Self {
         self.renewed = false;
+        self
+    }
+
+    /// How it shares the name with others: see [`Mode`].
+    ///
+    /// A [`Fence`](crate::Fence) orders *exclusive* leases. Of leases that are held at the same time it would refuse all
+    /// but the youngest: let shared ones read, and permits do what needs no order.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// After this lease has *expired* (its holder died, or was cut off) the name stays closed for this long, to all but
+    /// the agent that held it: time for what it has sent off to arrive, where no fence can refuse it. Off by default; at
+    /// most 24 h; of exclusive leases only. A lease that is released opens the name at once.
+    ///
+    /// A change of leader starts the span afresh, as it does a ttl.
+    pub fn lock_delay(mut self, span: Duration) -> Self {
+        self.lock_delay = span;
         self
     }
 
@@ -135,6 +161,15 @@ impl LeaseRequest {
         if self.metadata.len() > METADATA_BYTES_MAX {
             return Err(AcquireError::Metadata { bytes: self.metadata.len() });
         }
+        if !self.mode.is_valid() {
+            return Err(AcquireError::Mode { mode: self.mode });
+        }
+        let span = self.lock_delay;
+        if span > LOCK_DELAY_MAX || !span.is_zero() && self.mode != Mode::Exclusive {
+            return Err(AcquireError::LockDelay { span, mode: self.mode });
+        }
+        // Whole milliseconds travel; the name must not open early.
+        let lock_delay_ms = u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         // Whole milliseconds travel; the holder must not believe longer than the leader waits.
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         let within =
@@ -149,6 +184,8 @@ impl LeaseRequest {
             wait,
             metadata: self.metadata,
             renewed: self.renewed,
+            mode: self.mode,
+            lock_delay_ms,
         })
     }
 }
@@ -171,6 +208,8 @@ struct Spec {
     metadata: Bytes,
     renewed: bool,
     began: Moment,
+    mode: Mode,
+    lock_delay_ms: u64,
 }
 
 /// How one lease id fared.
@@ -213,6 +252,8 @@ impl Spec {
             wait: self.wait,
             metadata: self.metadata.clone(),
             seen,
+            mode: self.mode,
+            lock_delay_ms: self.lock_delay_ms,
         });
         let sent = self.now();
         let outcome = self.ask_until_answered(&request, &mut abandon).await?;
@@ -225,6 +266,14 @@ impl Spec {
             Outcome::Held(by) => {
                 abandon.keep();
                 Err(AcquireError::Held { name: self.name.clone(), holder: Box::new(by.into()) })
+            }
+            Outcome::Closed(by) => {
+                abandon.keep();
+                Err(AcquireError::Closed {
+                    name: self.name.clone(),
+                    agent: by.holder.agent,
+                    delay: Duration::from_millis(by.delay_ms),
+                })
             }
             Outcome::Ended { .. } => {
                 abandon.keep();

@@ -5,6 +5,7 @@
 
 mod acquire;
 mod attempts;
+pub(crate) mod by_hand;
 mod election;
 mod fence;
 mod held;
@@ -166,8 +167,7 @@ impl Lease {
             Response::Renewed(verdicts) => match verdicts.into_iter().next() {
                 Some(Verdict::Extended) => Ok(self.held.renewed(sent)?),
                 Some(Verdict::Gone(Gone::Revoked(revocation))) => {
-                    let reason = revocation.reason.as_ref().to_owned();
-                    self.held.end(LossReason::Revoked { by: revocation.by, reason });
+                    self.held.end((&revocation).into());
                     Ok(self.check()?)
                 }
                 _ => {

@@ -137,13 +137,20 @@ impl State {
     }
 }
 
-fn revoked(revocation: &Revocation) -> LossReason {
-    LossReason::Revoked { by: revocation.by.clone(), reason: revocation.reason.as_ref().to_owned() }
+/// Why a lease is lost whose right to be renewed was taken away.
+impl From<&Revocation> for LossReason {
+    fn from(revocation: &Revocation) -> Self {
+        let (by, reason) = (revocation.by.clone(), revocation.reason.as_ref().to_owned());
+        match revocation.heir.clone() {
+            Some(to) => Self::Transferred { to, by, reason },
+            None => Self::Revoked { by, reason },
+        }
+    }
 }
 
 fn loss_of_end(reason: &EndReason) -> LossReason {
     match reason {
-        EndReason::Revoked(revocation) => revoked(revocation),
+        EndReason::Revoked(revocation) => revocation.into(),
         EndReason::Released | EndReason::Cancelled | EndReason::Expired | EndReason::Transferred => {
             LossReason::ExpiredInContact
         }
@@ -243,12 +250,16 @@ impl Renewer {
                 }
                 Event::Revoked { lease_id, revocation, .. } => {
                     if let Some(kept) = state.remove(lease_id) {
-                        kept.end(revoked(revocation));
+                        kept.end(revocation.into());
                         state.give_back.push(*lease_id);
                         self.wake.notify_one();
                     }
                 }
-                Event::Founded { .. } | Event::Queued { .. } | Event::Granted { .. } => {}
+                Event::Founded { .. }
+                | Event::Queued { .. }
+                | Event::Granted { .. }
+                | Event::Closed { .. }
+                | Event::Opened { .. } => {}
             }
         }
     }
@@ -364,7 +375,7 @@ impl Renewer {
                 }
                 Verdict::Gone(Gone::Revoked(revocation)) => {
                     if let Some(kept) = state.remove(id) {
-                        kept.end(revoked(&revocation));
+                        kept.end((&revocation).into());
                         state.give_back.push(*id);
                     }
                 }

@@ -71,6 +71,26 @@ pub(crate) enum Event {
         /// Why.
         reason: LeftReason,
     },
+    /// The name is closed after the abnormal end of this lease. The leader starts a deadline for it.
+    Closed {
+        /// The name.
+        name: Name,
+        /// The acquisition that has ended.
+        lease_id: LeaseId,
+        /// Its token.
+        token: Token,
+        /// Who held it: to it the name is open.
+        holder: Holder,
+        /// For how long.
+        delay_ms: u64,
+    },
+    /// The name is open again.
+    Opened {
+        /// The name.
+        name: Name,
+        /// The acquisition after whose end it was closed.
+        lease_id: LeaseId,
+    },
     /// A lease was marked as revoked; it has not ended yet. Its agent gives it back at once.
     Revoked {
         /// The name.
@@ -95,6 +115,8 @@ impl Event {
             | Self::Granted { name, .. }
             | Self::Ended { name, .. }
             | Self::Left { name, .. }
+            | Self::Closed { name, .. }
+            | Self::Opened { name, .. }
             | Self::Revoked { name, .. } => Some(name),
         }
     }
@@ -135,6 +157,8 @@ pub(crate) struct Revocation {
     pub by: AgentName,
     /// The reason that was given.
     pub reason: Arc<str>,
+    /// The agent for which it was revoked, if for one.
+    pub heir: Option<AgentName>,
 }
 
 /// Why a waiter left.

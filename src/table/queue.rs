@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::command::{Holder, TransferTo};
-use crate::LeaseId;
+use crate::{LeaseId, mode::Mode};
 
 /// An agent queued for a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,10 @@ pub(crate) struct Waiter {
     pub metadata: Bytes,
     /// The log index that queued it.
     pub queued_at_index: u64,
+    /// How it will share the name.
+    pub mode: Mode,
+    /// The lease's lock delay, once granted.
+    pub lock_delay_ms: u64,
 }
 
 /// The order in one queue.
@@ -53,6 +57,11 @@ impl Queue {
         Some(ticket)
     }
 
+    /// The next one.
+    pub(super) fn first(&self) -> Option<&Waiter> {
+        self.waiters.first_key_value().map(|(_, waiter)| waiter)
+    }
+
     /// The first leaves.
     pub(super) fn pop(&mut self) -> Option<Waiter> {
         self.waiters.pop_first().map(|(_, waiter)| waiter)
@@ -78,7 +87,6 @@ impl Queue {
         let mut waiters = self.waiters.iter();
         let found = match to {
             TransferTo::First => waiters.next(),
-            TransferTo::Waiter(id) => waiters.find(|(_, waiter)| waiter.lease_id == *id),
             TransferTo::Agent(agent) => waiters.find(|(_, waiter)| waiter.holder.agent == *agent),
         };
         found.map(|(ticket, _)| *ticket)
@@ -92,10 +100,5 @@ impl Queue {
     /// All, the next first, with their tickets.
     pub(super) fn tickets(&self) -> impl Iterator<Item = (Ticket, &Waiter)> + '_ {
         self.waiters.iter().map(|(ticket, waiter)| (*ticket, waiter))
-    }
-
-    /// All leave, the next first.
-    pub(super) fn into_waiters(self) -> impl Iterator<Item = Waiter> {
-        self.waiters.into_values()
     }
 }

@@ -6,9 +6,9 @@
 //! crc32 of all that stands before it (u32, little-endian)
 //! ```
 //!
-//! A record is encoded by the codec, version byte first. The header comes first, then the leases in their names'
-//! order, the waiters in their names' and queues' order, the ended ids in the order in which they will be
-//! forgotten: each kind in records of at most [`SNAPSHOT_RECORDS_MAX`], so that no single one comes near
+//! A record is encoded by the codec, version byte first. The header comes first, then the leases in the order of names
+//! and tokens, the closed names in order, the waiters in their names' and queues' order, the ended ids in the order in
+//! which they will be forgotten: each kind in records of at most [`SNAPSHOT_RECORDS_MAX`], so that no single one comes near
 //! the codec's bound, however large the table is. Equal tables have equal bytes (rule L8).
 //!
 //! [`Table::restore`] trusts nothing: checksum, counts, every invariant. A snapshot that passes is a table that some
@@ -17,7 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bounds, EndedIds, Lease, Place, Queue, Slot, Table, Violation, Waiter, outcome::Ending};
+use super::{Bounds, Closure, EndedIds, Lease, Place, Table, Violation, Waiter, outcome::Ending};
 use crate::{
     CodecError, LeaseId, Name, Token,
     codec::{decode, encode},
@@ -35,6 +35,7 @@ pub(super) enum Record {
     Leases(Vec<(Name, Lease)>),
     Waiters(Vec<(Name, Waiter)>),
     Ended(Vec<(u64, LeaseId, Ending)>),
+    Closures(Vec<(Name, Closure)>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,7 @@ pub(super) struct Header {
     pub(super) leases: u64,
     pub(super) waiters: u64,
     pub(super) ended: u64,
+    pub(super) closed: u64,
 }
 
 /// Bytes that are no table. Nothing of them was used.
@@ -94,19 +96,29 @@ impl Table {
     /// The table as bytes.
     pub(crate) fn snapshot(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
+        let counts = self.counts();
         put(
             &mut bytes,
             &Record::Header(Header {
                 applied: self.applied,
                 last_token: self.last_token,
                 horizon: self.ended.horizon(),
-                leases: self.names.len() as u64,
-                waiters: self.waiting as u64,
-                ended: self.ended.len() as u64,
+                leases: counts.leases as u64,
+                waiters: counts.waiters as u64,
+                ended: counts.ended_ids as u64,
+                closed: counts.closed as u64,
             }),
         );
-        let leases = self.names.iter().map(|(name, slot)| (name.clone(), slot.lease.clone()));
+        let leases = self
+            .names
+            .iter()
+            .flat_map(|(name, slot)| slot.holders.iter().map(|lease| (name.clone(), lease.clone())));
         put_all(&mut bytes, leases, Record::Leases);
+        let closures = self
+            .names
+            .iter()
+            .filter_map(|(name, slot)| Some((name.clone(), (**slot.closure.as_ref()?).clone())));
+        put_all(&mut bytes, closures, Record::Closures);
         let waiters = self
             .names
             .iter()
@@ -146,6 +158,11 @@ impl Table {
                         table.put_lease(name, lease)?;
                     }
                 }
+                Record::Closures(closures) => {
+                    for (name, closure) in closures {
+                        table.put_closure(name, closure)?;
+                    }
+                }
                 Record::Waiters(waiters) => {
                     for (name, waiter) in waiters {
                         table.put_waiter(&name, waiter)?;
@@ -163,6 +180,7 @@ impl Table {
             ("leases", header.leases, counts.leases),
             ("waiters", header.waiters, counts.waiters),
             ("ended ids", header.ended, counts.ended_ids),
+            ("closed names", header.closed, counts.closed),
         ] {
             if said != found as u64 {
                 return Err(contradiction(format!("its header says {said} {what}, it has {found}")));
@@ -173,12 +191,26 @@ impl Table {
     }
 
     fn put_lease(&mut self, name: Name, lease: Lease) -> Result<(), SnapshotError> {
-        let id = lease.lease_id;
-        if self.live.insert(id, Place::Holds(name.clone())).is_some() {
+        let (id, token) = (lease.lease_id, lease.token);
+        // The table's own copy, so that all who share the name share its text.
+        let shared = self.names.get_key_value(&name).map_or(&name, |(name, _)| name).clone();
+        if self.live.insert(id, Place::Holds(shared, token)).is_some() {
             return Err(contradiction(format!("lease id {id} is in it twice")));
         }
-        if let Some(other) = self.names.insert(name, Slot { lease, queue: Queue::default() }) {
-            return Err(contradiction(format!("the name of lease {} is in it twice", other.lease.lease_id)));
+        let holders = &mut self.names.entry(name).or_default().holders;
+        if holders.iter().next_back().is_some_and(|last| last.token >= token) {
+            return Err(contradiction(format!("lease {id} is not in the order of the tokens")));
+        }
+        holders.insert(lease);
+        Ok(())
+    }
+
+    fn put_closure(&mut self, name: Name, closure: Closure) -> Result<(), SnapshotError> {
+        let id = closure.lease_id;
+        let twice = self.closures.insert(id, name.clone()).is_some();
+        let slot = self.names.entry(name).or_default();
+        if twice || slot.closure.replace(Box::new(closure)).is_some() {
+            return Err(contradiction(format!("lease id {id}, or the name that it closes, is in it twice")));
         }
         Ok(())
     }
@@ -187,7 +219,9 @@ impl Table {
         let id = waiter.lease_id;
         // The lease's own copy, so that all who share the name share its text.
         let Some(shared) = self.names.get_key_value(name).map(|(name, _)| name.clone()) else {
-            return Err(contradiction(format!("lease id {id} waits for {name}, which nobody holds")));
+            return Err(contradiction(format!(
+                "lease id {id} waits for {name}, which is neither held nor closed"
+            )));
         };
         let ticket = self.names.get_mut(name).and_then(|slot| slot.queue.push(waiter));
         let Some(ticket) = ticket else {

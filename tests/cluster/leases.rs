@@ -307,9 +307,12 @@ async fn leases_are_listed_in_pages() {
     held.push(cluster.agents[0].acquire("b").await.unwrap());
     let (mut after, mut names) = (None, Vec::new());
     loop {
-        let (page, more) = cluster.agents[0].leases("a/", after.as_ref(), 3).await.unwrap();
+        let (page, more) = cluster.agents[0]
+            .leases("a/", after.as_ref().map(|(name, token)| (name, *token)), 3)
+            .await
+            .unwrap();
         names.extend(page.iter().map(|(name, _)| name.to_string()));
-        after = page.last().map(|(name, _)| name.clone());
+        after = page.last().map(|(name, held)| (name.clone(), held.token));
         if !more {
             break;
         }

@@ -11,4 +11,5 @@ mod election;
 mod failures;
 mod fixture;
 mod leases;
+mod sharing;
 mod starting;

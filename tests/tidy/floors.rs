@@ -14,6 +14,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("name", 0),
     ("token", 0),
     ("time", 0),
+    ("mode", 0),
     ("limits", 0),
     ("config", 0),
     ("codec", 0),

@@ -2,6 +2,8 @@
 //!
 //! # Where to go from here
 //!
+//! - [`guide`]: choosing a ttl, fencing with recipes, what you see when things break, and the way here from etcd,
+//!   ZooKeeper, Consul, Hazelcast, Redisson, client-go and hiqlite.
 //! - [`Agent::builder`] starts an agent; [`Timing`] has its settings, [`limits`] every bound.
 //! - [`Agent::acquire`] and [`Agent::lease`] acquire; [`Lease`] is what they give, [`LeaseLost`] how it ends.
 //! - [`Client`] does the same from a process that embeds no agent.
@@ -69,3 +71,6 @@ pub use crate::{
     token::Token,
     transport::{BindError, InProcessNetwork},
 };
+
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}

@@ -31,6 +31,7 @@ use super::{
     Lease, LeaseView, Place, Slot, Table,
     command::{Acquire, Command, Entry, TransferTo},
     event::{EndReason, Event, LeftReason, Revocation},
+    lean::Holders,
     outcome::{Ending, Outcome, Refusal, Successor},
     queue::{Queue, Ticket, Waiter},
 };
@@ -156,11 +157,11 @@ impl Table {
         let full = self.names.len().saturating_add(self.waiting) >= self.bounds.leases;
         let table_full = Refusal::TableFull { max: self.bounds.leases as u64 };
         let lease_id = acquire.lease_id;
-        let waiter = Waiter {
+        let waiter = |holders: &mut Holders| Waiter {
             lease_id,
-            holder: acquire.agent.clone(),
+            holder: holders.share(&acquire.agent),
             ttl_ms: acquire.ttl_ms,
-            metadata: acquire.metadata.clone(),
+            metadata: acquire.metadata.clone().into(),
             queued_at_index: index,
         };
         match self.names.entry(acquire.name.clone()) {
@@ -171,11 +172,11 @@ impl Table {
                 let Some(token) = last_token.next() else {
                     return refuse(Refusal::NoTokens);
                 };
-                let lease = lease_of(step, waiter, token);
+                let lease = lease_of(step, waiter(&mut self.holders), token);
                 step.events.push(granted(free.key(), &lease, false));
                 self.last_token = Some(token);
                 self.live.insert(lease_id, Place::Holds(free.key().clone()));
-                free.insert(Slot { lease, queue: Queue::default() });
+                free.insert(Box::new(Slot { lease, queue: Queue::default() }));
                 Ok(Outcome::Granted { token })
             }
             btree_map::Entry::Occupied(held) => {
@@ -183,7 +184,7 @@ impl Table {
                 let name = held.key().clone();
                 let slot = held.into_mut();
                 if !acquire.wait {
-                    return Err(Outcome::Held(LeaseView::of((&name, slot)).held_by()));
+                    return Err(Outcome::Held(LeaseView::of(&name, slot).held_by()));
                 }
                 if full {
                     return refuse(table_full);
@@ -192,7 +193,7 @@ impl Table {
                 if slot.queue.len() >= self.bounds.waiters_per_name {
                     return refuse(queue_full);
                 }
-                let Some(ticket) = slot.queue.push(waiter) else {
+                let Some(ticket) = slot.queue.push(waiter(&mut self.holders)) else {
                     return refuse(queue_full);
                 };
                 let position = slot.queue.len() as u64;
@@ -305,7 +306,7 @@ impl Table {
             name: name.clone(),
             lease_id: lease.lease_id,
             token,
-            holder: lease.holder.clone(),
+            holder: lease.holder.as_ref().clone(),
             revocation,
         });
         Outcome::Revoked
@@ -329,7 +330,7 @@ impl Table {
             (Some(waiter), Some(token)) => (waiter, token),
             (next, _) => {
                 // Nobody waits; or somebody does, and there will never be a token again.
-                let slot = self.names.remove(name)?;
+                let slot = *self.names.remove(name)?;
                 self.bury(step, name, slot.lease, reason);
                 for waiter in next.into_iter().chain(slot.queue.into_waiters()) {
                     self.dismiss(step, name, waiter, LeftReason::NoTokens);
@@ -339,7 +340,7 @@ impl Table {
         };
         let lease = lease_of(step, waiter, token);
         let event = granted(name, &lease, true);
-        let successor = Successor { holder: lease.holder.clone(), token };
+        let successor = Successor { holder: lease.holder.as_ref().clone(), token };
         self.last_token = Some(token);
         self.waiting = self.waiting.saturating_sub(1);
         self.live.insert(lease.lease_id, Place::Holds(name.clone()));
@@ -363,7 +364,8 @@ impl Table {
         self.waiting = self.waiting.saturating_sub(1);
         self.live.remove(&lease_id);
         self.ended.insert(step.index, lease_id, reason.ending());
-        step.events.push(Event::Left { name: name.clone(), lease_id, holder: waiter.holder, reason });
+        let holder = waiter.holder.as_ref().clone();
+        step.events.push(Event::Left { name: name.clone(), lease_id, holder, reason });
     }
 
     /// Accounts for a lease that has been taken from its slot.
@@ -372,6 +374,7 @@ impl Table {
         let reason = revoked.map_or(reason, |revocation| EndReason::Revoked(*revocation));
         self.live.remove(&lease_id);
         self.ended.insert(step.index, lease_id, reason.ending());
+        let holder = holder.as_ref().clone();
         step.events.push(Event::Ended { name: name.clone(), lease_id, token, holder, reason });
     }
 }
@@ -408,7 +411,7 @@ fn granted(name: &Name, lease: &Lease, from_queue: bool) -> Event {
         name: name.clone(),
         lease_id: lease.lease_id,
         token: lease.token,
-        holder: lease.holder.clone(),
+        holder: lease.holder.as_ref().clone(),
         ttl_ms: lease.ttl_ms,
         from_queue,
     }

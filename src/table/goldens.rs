@@ -430,7 +430,7 @@ fn what_no_log_leads_to_is_refused_by_the_invariant_that_it_breaks() {
     assert_eq!(number(forge(|h, _, _| h.horizon = 12)), 5);
     assert_eq!(number(forge(|_, l, _| l[0].1.ttl_ms = 0)), 6);
     assert_eq!(number(forge(|_, _, w| w[0].1.ttl_ms = u64::MAX)), 6);
-    assert_eq!(number(forge(|_, _, w| w[0].1.metadata = vec![0; 5_000].into())), 6);
+    assert_eq!(number(forge(|_, _, w| w[0].1.metadata = Bytes::from(vec![0; 5_000]).into())), 6);
     assert_eq!(number(forge(|_, l, _| l[1].1.granted_at_index = 12)), 7);
     assert_eq!(number(forge(|_, _, w| w.swap(0, 1))), 7);
 

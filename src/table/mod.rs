@@ -13,6 +13,7 @@
 //! | `event.rs` | what changed, for watchers, sessions and deadlines |
 //! | `queue.rs` | waiters of one name, in order |
 //! | `ended.rs` | lease ids that are dead for ever, in bounded memory, with the proof |
+//! | `lean.rs` | what keeps a held lease small in memory |
 //! | `snapshot.rs` | the whole table as bytes, and back |
 //! | `invariants.rs` | what must hold after every entry, numbered |
 //!
@@ -47,6 +48,7 @@ mod command;
 mod ended;
 mod event;
 mod invariants;
+mod lean;
 mod outcome;
 mod queue;
 mod snapshot;
@@ -60,9 +62,8 @@ mod scripts;
 #[cfg(test)]
 mod twin;
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
@@ -80,6 +81,7 @@ use self::{
 };
 use self::{
     ended::EndedIds,
+    lean::{Holders, Metadata},
     queue::{Queue, Ticket},
 };
 use crate::{
@@ -92,14 +94,14 @@ use crate::{
 pub(crate) struct Lease {
     /// The acquisition that it was granted to.
     pub lease_id: LeaseId,
-    /// Who holds it.
-    pub holder: Holder,
+    /// Who holds it. Shared with the other leases of the same holder.
+    pub holder: Arc<Holder>,
     /// The grant's token.
     pub token: Token,
     /// How long it lives without a renewal.
     pub ttl_ms: u64,
     /// What the holder wants others to see.
-    pub metadata: Bytes,
+    pub metadata: Metadata,
     /// The log index that granted it.
     pub granted_at_index: u64,
     /// The granting leader's wall clock: for people.
@@ -145,14 +147,16 @@ pub(crate) struct Table {
     applied: u64,
     /// The last token that was granted, or the founding's floor; `None` until the cluster is founded.
     last_token: Option<Token>,
-    /// Every held name.
-    names: BTreeMap<Name, Slot>,
+    /// Every held name. The slots are boxed because a tree has room for more than it holds, a third and more.
+    names: BTreeMap<Name, Box<Slot>>,
     /// Every live lease id. It shares its names' text with `names`.
     live: BTreeMap<LeaseId, Place>,
     /// How many wait, in all queues.
     waiting: usize,
     /// Lease ids that are dead for ever.
     ended: EndedIds,
+    /// Who holds or waits, and some who did.
+    holders: Holders,
     bounds: Bounds,
 }
 
@@ -168,7 +172,7 @@ pub(crate) struct LeaseView<'a> {
 }
 
 impl<'a> LeaseView<'a> {
-    fn of((name, slot): (&'a Name, &'a Slot)) -> Self {
+    fn of(name: &'a Name, slot: &'a Slot) -> Self {
         Self { name, lease: &slot.lease, waiters: slot.queue.len() }
     }
 
@@ -176,11 +180,11 @@ impl<'a> LeaseView<'a> {
     pub(crate) fn held_by(&self) -> HeldBy {
         let lease = self.lease;
         HeldBy {
-            holder: lease.holder.clone(),
+            holder: lease.holder.as_ref().clone(),
             token: lease.token,
             since_unix_ms: lease.granted_wall_unix_ms,
             ttl_ms: lease.ttl_ms,
-            metadata: lease.metadata.clone(),
+            metadata: lease.metadata.to_bytes(),
             revoked: lease.revoked.is_some(),
             waiters: self.waiters as u64,
         }
@@ -301,7 +305,7 @@ impl Table {
 
     /// The lease on this name.
     pub(crate) fn holder(&self, name: &Name) -> Option<LeaseView<'_>> {
-        self.names.get_key_value(name).map(LeaseView::of)
+        self.names.get_key_value(name).map(|(name, slot)| LeaseView::of(name, slot))
     }
 
     /// Those who wait for this name, the next first.
@@ -321,7 +325,8 @@ impl Table {
             _ => Bound::Included(prefix),
         };
         let page = self.names.range::<str, _>((from, Bound::Unbounded));
-        page.take_while(move |(name, _)| name.as_str().starts_with(prefix)).map(LeaseView::of)
+        let page = page.take_while(move |(name, _)| name.as_str().starts_with(prefix));
+        page.map(|(name, slot)| LeaseView::of(name, slot))
     }
 
     /// How much there is.

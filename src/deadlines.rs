@@ -100,24 +100,11 @@ impl Entry {
     }
 }
 
-/// A deadline in the order in which they come. The id in two halves: as a `u128` it would be aligned to 16 bytes, and
-/// the whole take 32 instead of 24.
+/// A deadline in the order in which they come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot {
     at: u64,
-    id_high: u64,
-    id_low: u64,
-}
-
-impl Slot {
-    fn new(at: u64, id: LeaseId) -> Self {
-        let bits = id.to_bits();
-        Self { at, id_high: (bits >> 64) as u64, id_low: bits as u64 }
-    }
-
-    fn id(self) -> LeaseId {
-        LeaseId::from_bits(u128::from(self.id_high) << 64 | u128::from(self.id_low))
-    }
+    id: LeaseId,
 }
 
 /// The deadlines of one leader in one term: one per holder and waiter.
@@ -210,14 +197,14 @@ impl Deadlines {
             // `None < Some(_)`, and later grants have larger tokens: this is no news.
             Some(entry) if token <= entry.token() => return,
             Some(entry) => {
-                self.queue.remove(&Slot::new(entry.at, id));
+                self.queue.remove(&Slot { at: entry.at, id });
             }
             None => {}
         }
         let span = nanos(self.drift.lengthen(ttl));
         let from = self.at_least(now);
         let at = self.stored(from, span);
-        self.queue.insert(Slot::new(at, id));
+        self.queue.insert(Slot { at, id });
         let entry = Entry {
             at,
             span,
@@ -231,7 +218,7 @@ impl Deadlines {
     /// The lease, or the wait, has ended: applied by the table, for whatever reason.
     pub(crate) fn ended(&mut self, id: &LeaseId) {
         if let Some(entry) = self.entries.remove(id) {
-            self.queue.remove(&Slot::new(entry.at, *id));
+            self.queue.remove(&Slot { at: entry.at, id: *id });
         }
     }
 
@@ -323,9 +310,9 @@ impl Deadlines {
         while due.len() < most {
             let Some(&slot) = self.queue.first().filter(|slot| self.moment(slot.at) <= now) else { break };
             self.queue.remove(&slot);
-            if let Some(entry) = self.entries.get_mut(&slot.id()) {
+            if let Some(entry) = self.entries.get_mut(&slot.id) {
                 entry.state = State::Expiring;
-                due.push((slot.id(), entry.token()));
+                due.push((slot.id, entry.token()));
             }
         }
         due
@@ -347,8 +334,8 @@ impl Deadlines {
     }
 
     fn requeue(&mut self, id: LeaseId, entry: Entry, at: u64) {
-        self.queue.remove(&Slot::new(entry.at, id));
-        self.queue.insert(Slot::new(at, id));
+        self.queue.remove(&Slot { at: entry.at, id });
+        self.queue.insert(Slot { at, id });
         self.entries.insert(id, Entry { at, ..entry });
     }
 

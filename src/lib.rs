@@ -54,7 +54,7 @@ pub use crate::{
     lease::{Fence, FenceError, Lease, LeaseRequest, Released},
     message::{MemberRole, MemberStatus, StatusReport},
     name::{AgentName, Name, NameError},
-    provider::{LeaseGuard, RaftLease, WriteLease, WriteLeaseProvider},
+    provider::{LeaseGuard, LocalLease, RaftLease, WriteLease, WriteLeaseProvider},
     session::{LeaseLost, LossReason},
     storage::StorageError,
     time::{Drift, DriftError, Moment},

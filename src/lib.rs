@@ -6,11 +6,15 @@
 //! - [`Agent::acquire`] and [`Agent::lease`] acquire; [`Lease`] is what they give, [`LeaseLost`] how it ends.
 //! - [`Client`] does the same from a process that embeds no agent.
 //! - [`Fence`] and [`Token`] protect what is written to.
-//! - [`WriteLease`] and [`WriteLeaseProvider`] are the interface for code that doesn't care who grants.
+//! - [`WriteLease`] and [`WriteLeaseProvider`] are the interface for code that doesn't care who grants; [`RaftLease`] and
+//!   [`LocalLease`] grant.
+//! - [`Access`] is many readers and one writer over any of them; [`WriteGuard`] is what it gives, [`WriteLost`] how that
+//!   ends.
 //! - [`Error`] gathers the errors; each kind of call has its own, and each variant says whether something may have
 //!   happened.
 //! - [`InProcessNetwork`] and [`ManualClock`] are for your tests.
 
+mod access;
 mod agent;
 mod client;
 mod clock;
@@ -41,14 +45,15 @@ mod token;
 mod transport;
 
 pub use crate::{
+    access::{Access, WriteGuard},
     agent::{Agent, Builder, Change, ChangeKind, Watch},
     client::{Client, ClientBuilder},
     clock::{Clock, ManualClock, SystemClock},
     codec::CodecError,
     config::{ConfigError, ConfigFault, Timing, TtlError},
     error::{
-        AcquireError, ConnectError, Error, HolderInfo, ReadError, ReleaseError, RenewError, Result,
-        StartError,
+        AccessError, AcquireError, ConnectError, Error, HolderInfo, ReadError, ReleaseError, RenewError,
+        Result, StartError, WriteLost,
     },
     id::{ClusterId, IdError, LeaseId, NodeId},
     lease::{Fence, FenceError, Lease, LeaseRequest, Released},

@@ -60,6 +60,11 @@ impl Held {
         }
     }
 
+    /// The clock that it runs out by.
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+
     /// Is it held now? No network, no lock while it is.
     ///
     /// # Errors

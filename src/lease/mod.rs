@@ -91,6 +91,11 @@ impl Lease {
         Self { holding, grant, held, open: AtomicBool::new(true), released_by_drop: true }
     }
 
+    /// What it shares with those who watch over it.
+    pub(crate) fn held(&self) -> &Arc<Held> {
+        &self.held
+    }
+
     fn loss(&self, reason: LossReason) -> LeaseLost {
         LeaseLost { name: self.grant.name.clone(), token: self.grant.token, reason }
     }
@@ -216,6 +221,15 @@ impl Lease {
             Some(release) => self.sent(release).await.map(|()| Released::Released),
             None => Ok(self.check().map_or_else(Released::WasLost, |()| Released::Released)),
         }
+    }
+
+    /// Gives back what its session has ended by will already: whoever shares [`held`](Self::held) did that.
+    pub(crate) async fn give_back_ended(&self) -> Result<(), ReleaseError> {
+        if !self.open.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.holding.renewer.forget(&self.grant.id);
+        self.sent(self.request_release()).await
     }
 
     /// Waits for a release, which goes on in the background if this future is dropped.

@@ -116,6 +116,16 @@ impl LocalLease {
         let id = parse(guard).ok()?;
         self.registry.find(id).filter(|(name, _)| *name == self.name).map(|(_, token)| token)
     }
+
+    /// How long what it grants lives without a heartbeat.
+    pub(crate) fn ttl_granted(&self) -> Duration {
+        self.ttl
+    }
+
+    /// The clock that its leases run out by.
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.registry.clock
+    }
 }
 
 /// The lease on [`DEFAULT_NAME`](LocalLease::DEFAULT_NAME).

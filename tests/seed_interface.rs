@@ -224,6 +224,25 @@ mod must {
         a.heartbeat(&copy).await.unwrap_err();
     }
 
+    /// Whichever comes first: both done, nothing has come to life again.
+    pub(crate) async fn not_be_revived_by_a_heartbeat_beside_the_release<B: Bench>() {
+        let (_bench, a, b) = B::set_up().await;
+        for heartbeat_first in [true, false] {
+            let held = a.acquire().await.unwrap();
+            let copy = LeaseGuard { lease_id: held.lease_id.clone(), expires_at: held.expires_at };
+            let released = if heartbeat_first {
+                futures_util::future::join(a.heartbeat(&copy), a.release(held)).await.1
+            } else {
+                futures_util::future::join(a.release(held), a.heartbeat(&copy)).await.0
+            };
+            released.unwrap();
+            a.heartbeat(&copy).await.unwrap_err();
+            let next = b.acquire().await.unwrap();
+            a.heartbeat(&copy).await.unwrap_err();
+            b.release(next).await.unwrap();
+        }
+    }
+
     pub(crate) async fn refuse_a_foreign_lease_id<B: Bench>() {
         let (_bench, a, b) = B::set_up().await;
         let held = a.acquire().await.unwrap();
@@ -263,7 +282,8 @@ mod must {
 macro_rules! conformance {
     ($kind:ident, $bench:ty) => {
         conformance!($kind, $bench: be_exclusive, be_kept_by_heartbeats, be_freed_by_expiry, be_freed_by_release,
-            not_be_renewed_after_expiry, not_be_renewed_after_release, refuse_a_foreign_lease_id,
+            not_be_renewed_after_expiry, not_be_renewed_after_release,
+            not_be_revived_by_a_heartbeat_beside_the_release, refuse_a_foreign_lease_id,
             bear_a_double_release, outlive_a_dropped_guard_until_expiry);
     };
     ($kind:ident, $bench:ty: $($what:ident),*) => {

@@ -210,3 +210,36 @@ impl Kept {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        access::keeper::Backing,
+        clock::ManualClock,
+        provider::LeaseGuard,
+        session::Session,
+        time::{Drift, Moment},
+    };
+
+    /// A heartbeat's failure may be here a moment after somebody was told of the loss without it.
+    #[test]
+    fn everybody_is_told_what_the_first_was_told() {
+        let clock = Arc::new(ManualClock::default());
+        let ttl = Duration::from_secs(9);
+        let session = Session::granted(Moment::ZERO, ttl, Drift::from_ppm(0).unwrap());
+        let guard = LeaseGuard { lease_id: "1".to_owned(), expires_at: chrono::DateTime::UNIX_EPOCH };
+        let taken = Taken {
+            held: Arc::new(Held::new(clock.clone(), session)),
+            token: None,
+            ttl,
+            backing: Backing::Provider(guard),
+        };
+        let kept = Kept::new(&taken, &WriteLease::Local, watch::channel(false).1);
+        clock.advance(ttl);
+        let told = kept.check();
+        kept.last_heartbeat(Some("it was too late anyway".to_owned()));
+        assert_eq!(kept.check(), told);
+        assert!(told.is_err_and(|lost| lost.last_failure.is_none()));
+    }
+}

@@ -205,7 +205,8 @@ impl Access {
     }
 
     /// Acquires the right to write, without waiting for another writer. If the release of this access's last guard is
-    /// still under way, it waits for that (for some 10 s at most).
+    /// still under way, it waits for that (a quarter of the ttl and 10 s at most). It takes as long as the provider's answer
+    /// does: for `Raft` 10 s at most, for `Custom` whatever its provider takes.
     ///
     /// Cancel-safe: dropping the future gives the acquisition up; what was granted unseen is cancelled (`Raft`), or
     /// expires.

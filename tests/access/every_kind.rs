@@ -123,7 +123,7 @@ mod must {
         let error = soon(b.write()).await.unwrap_err();
         assert!(!matches!(error, Error::Access(_)), "the provider says who: {error}");
         // The second guard of one access is its own fault.
-        let error = a.write().await.unwrap_err();
+        let error = soon(a.write()).await.unwrap_err();
         assert!(matches!(error, Error::Access(AccessError::AlreadyWriting)), "{error}");
         guard.check().unwrap();
         soon(guard.close()).await.unwrap();

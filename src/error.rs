@@ -1,7 +1,10 @@
 //! What can go wrong: one enum for each kind of call. Each variant says whether something may have happened.
 
+mod access;
+
 use std::time::Duration;
 
+pub use self::access::{AccessError, WriteLost};
 use crate::{
     config::{ConfigError, TtlError},
     holder::HolderInfo,
@@ -52,6 +55,9 @@ pub enum Error {
     /// A protected resource refused a token.
     #[error(transparent)]
     Fence(#[from] FenceError),
+    /// An access gave no write guard, or its guard is held no more.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// A guard's lease id is none of this provider's. *Nothing happened.*
     #[error("the guard's lease id is not one that this provider can use: {detail}")]
     ForeignGuard {
@@ -81,6 +87,13 @@ impl Error {
     /// ```
     pub fn provider(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Provider(error.into())
+    }
+}
+
+/// So that `?` works on a write guard's check.
+impl From<WriteLost> for Error {
+    fn from(lost: WriteLost) -> Self {
+        Self::Access(AccessError::Lost(lost))
     }
 }
 

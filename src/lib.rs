@@ -8,11 +8,15 @@
 //! - [`Agent::acquire`] and [`Agent::lease`] acquire; [`Lease`] is what they give, [`LeaseLost`] how it ends.
 //! - [`Client`] does the same from a process that embeds no agent.
 //! - [`Fence`] and [`Token`] protect what is written to.
-//! - [`WriteLease`] and [`WriteLeaseProvider`] are the interface for code that doesn't care who grants.
+//! - [`WriteLease`] and [`WriteLeaseProvider`] are the interface for code that doesn't care who grants; [`RaftLease`] and
+//!   [`LocalLease`] grant.
+//! - [`Access`] is many readers and one writer over any of them; [`WriteGuard`] is what it gives, [`WriteLost`] how that
+//!   ends.
 //! - [`Error`] gathers the errors; each kind of call has its own, and each variant says whether something may have
 //!   happened.
 //! - [`InProcessNetwork`] and [`ManualClock`] are for your tests.
 
+mod access;
 mod agent;
 mod change;
 mod client;
@@ -46,6 +50,7 @@ mod token;
 mod transport;
 
 pub use crate::{
+    access::{Access, WriteGuard},
     agent::{Agent, Builder},
     change::{Change, ChangeKind, EndKind},
     client::{Client, ClientBuilder},
@@ -53,8 +58,8 @@ pub use crate::{
     codec::CodecError,
     config::{ConfigError, ConfigFault, Timing, TtlError},
     error::{
-        AcquireError, ConnectError, Error, ReadError, ReleaseError, RenewError, Result, RevokeError,
-        StartError,
+        AccessError, AcquireError, ConnectError, Error, ReadError, ReleaseError, RenewError, Result,
+        RevokeError, StartError, WriteLost,
     },
     holder::{ClosureInfo, HolderInfo, NameReport, WaiterInfo},
     id::{ClusterId, IdError, LeaseId, NodeId},
@@ -64,7 +69,7 @@ pub use crate::{
     message::{MemberRole, MemberStatus, StatusReport},
     mode::Mode,
     name::{AgentName, Name, NameError},
-    provider::{LeaseGuard, RaftLease, WriteLease, WriteLeaseProvider},
+    provider::{LeaseGuard, LocalLease, RaftLease, WriteLease, WriteLeaseProvider},
     session::{LeaseLost, LossReason},
     storage::StorageError,
     time::{Drift, DriftError, Moment},

@@ -39,17 +39,18 @@ const LONGEST_PAUSES_PER_TTL: u32 = 6;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LossReason {
-    /// No renewal was answered for the whole ttl: no majority of agents was in reach, or this process stood still.
+    /// No renewal succeeded for the whole ttl: no majority of agents (or not the provider) was in reach, or this process
+    /// stood still.
     #[error(
-        "no renewal was answered within its ttl of {ttl:?}; check that this agent reaches a majority of the others (and was not suspended), then acquire it anew"
+        "no renewal was answered within its ttl of {ttl:?}; check that this process reaches a majority of the agents, or whoever else grants it (and was not suspended), then acquire it anew"
     )]
     ExpiredWithoutContact {
         /// The ttl of the lease.
         ttl: Duration,
     },
-    /// The leader answered a renewal, and said that the lease had ended.
+    /// Whoever granted it, the leader of the agents for one, answered a renewal, and said that the lease had ended.
     #[error(
-        "the leader had ended it already when a renewal came: its ttl had run out there, or it was released by its lease id from elsewhere; acquire it anew, with a longer ttl if this recurs"
+        "it had ended already, where it was granted, when a renewal came: its ttl had run out there, or it was released by its lease id from elsewhere; acquire it anew, with a longer ttl if this recurs"
     )]
     ExpiredInContact,
     /// It was revoked by hand.
@@ -86,6 +87,9 @@ pub enum LossReason {
     /// The client in this process was closed, and nothing renews its leases.
     #[error("the client in this process was closed; connect again and acquire it anew")]
     ClientClosed,
+    /// The [`Access`](crate::Access) that it was acquired through was closed, and released it.
+    #[error("the access that it was acquired through was closed; open another one and acquire it anew")]
+    AccessClosed,
     /// Its holder released it.
     #[error("it was released; acquire it anew")]
     Released,
@@ -119,6 +123,13 @@ pub(crate) struct Session {
     /// The largest reading so far.
     largest: Moment,
     ended: Option<LossReason>,
+}
+
+impl LossReason {
+    /// Whether the holder ended it, and did not lose it.
+    pub(crate) fn is_by_will(&self) -> bool {
+        matches!(self, Self::Released | Self::AccessClosed)
+    }
 }
 
 impl Session {

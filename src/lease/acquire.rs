@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Lease, held::Held, renewer::Renewer, requester::Requester};
+use super::{Grant, Lease, held::Held, renewer::Renewer, requester::Requester};
 use crate::{
     config::TtlError,
     error::AcquireError,
@@ -351,8 +351,9 @@ impl Spec {
         abandon.keep();
         let requester = &self.holding.requester;
         let session = Session::granted(sent, self.ttl, requester.timing().clock_drift_max);
-        let held = Held::new(self.name.clone(), token, requester.clock().clone(), session);
-        Lease::new(self.holding.clone(), id, self.ttl, Arc::new(held), self.renewed)
+        let held = Held::new(requester.clock().clone(), session);
+        let grant = Grant { name: self.name.clone(), id, token, ttl: self.ttl };
+        Lease::new(self.holding.clone(), grant, Arc::new(held), self.renewed)
     }
 
     /// The renewal without which no waited-for lease is returned.

@@ -16,7 +16,6 @@
 //!   value of a `fetch_max` made after the reading would accuse the clock whenever two threads overtake each other.)
 
 use std::{
-    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -28,21 +27,18 @@ use tokio::sync::Notify;
 
 use crate::{
     clock::Clock,
-    name::Name,
     runtime,
-    session::{LeaseLost, LossReason, Session},
+    session::{LossReason, Session},
     time::Moment,
-    token::Token,
 };
 
 /// The longest that [`Held::lost`] sleeps between two looks at the clock: the timer doesn't count suspend, the clock
 /// does, so this is how late a suspended machine tells of a loss after it woke.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 
-/// One lease in hand, shared between its handle, its renewer and those who wait for its loss.
+/// One lease in hand, shared between its handle, its renewer and those who wait for its loss. What it is on, its owner
+/// knows.
 pub(crate) struct Held {
-    name: Name,
-    token: Token,
     clock: Arc<dyn Clock>,
     over: AtomicBool,
     deadline: AtomicU64,
@@ -52,11 +48,9 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// The lease on this name, with this token, as `session` has it from here on.
-    pub(crate) fn new(name: Name, token: Token, clock: Arc<dyn Clock>, session: Session) -> Self {
+    /// The lease as `session` has it from here on, on this clock.
+    pub(crate) fn new(clock: Arc<dyn Clock>, session: Session) -> Self {
         Self {
-            name,
-            token,
             clock,
             over: AtomicBool::new(session.ended().is_some()),
             deadline: AtomicU64::new(session.deadline().as_nanos()),
@@ -66,21 +60,16 @@ impl Held {
         }
     }
 
-    /// What the lease is on.
-    pub(crate) fn name(&self) -> &Name {
-        &self.name
-    }
-
-    /// Its fencing token.
-    pub(crate) fn token(&self) -> Token {
-        self.token
+    /// The clock that it runs out by.
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
     }
 
     /// Is it held now? No network, no lock while it is.
     ///
     /// # Errors
-    /// [`LeaseLost`] with the reason for which it ended, the same at every call.
-    pub(crate) fn check(&self) -> Result<(), LeaseLost> {
+    /// The reason for which it ended, the same at every call.
+    pub(crate) fn check(&self) -> Result<(), LossReason> {
         if !self.over.load(Ordering::Acquire) {
             let seen = self.largest.load(Ordering::Acquire);
             let now = self.clock.now().as_nanos();
@@ -90,7 +79,7 @@ impl Held {
             }
             return self.decide(Moment::from_nanos(seen), Moment::from_nanos(now));
         }
-        self.as_the_session_says(&self.lock())
+        as_it_says(&self.lock())
     }
 
     /// How long it is still held without a renewal; nothing once it has ended.
@@ -105,15 +94,15 @@ impl Held {
     /// A renewal succeeded that was sent at `sent`, on this lease's clock.
     ///
     /// # Errors
-    /// [`LeaseLost`] when it had ended before the answer was here: the answer changes nothing then.
-    pub(crate) fn renewed(&self, sent: Moment) -> Result<(), LeaseLost> {
+    /// The reason, when it had ended before the answer was here: the answer changes nothing then.
+    pub(crate) fn renewed(&self, sent: Moment) -> Result<(), LossReason> {
         let mut session = self.lock();
         self.largest.fetch_max(sent.as_nanos(), Ordering::AcqRel);
         let now = self.read_for(&mut session);
         // What it answers is read from the session below.
         let _ = session.renewed(sent, now);
         self.publish(&session);
-        self.as_the_session_says(&session)
+        as_it_says(&session)
     }
 
     /// An attempt to renew failed, or was not answered.
@@ -146,7 +135,7 @@ impl Held {
     /// Resolves when the lease has ended, by its own timer if nobody else finds out. Every caller gets the reason.
     ///
     /// Cancel-safe: dropping the future changes nothing.
-    pub(crate) async fn lost(&self) -> LeaseLost {
+    pub(crate) async fn lost(&self) -> LossReason {
         loop {
             // Made before the look: an end between the two wakes it.
             let ended = self.ended.notified();
@@ -170,7 +159,7 @@ impl Held {
     }
 
     #[cold]
-    fn decide(&self, seen: Moment, now: Moment) -> Result<(), LeaseLost> {
+    fn decide(&self, seen: Moment, now: Moment) -> Result<(), LossReason> {
         let mut session = self.lock();
         if now < seen {
             // Proof enough, even if the clock has jumped forth again by now.
@@ -181,7 +170,7 @@ impl Held {
             let _ = session.check(now);
         }
         self.publish(&session);
-        self.as_the_session_says(&session)
+        as_it_says(&session)
     }
 
     /// Copies what the session decided to where `check` reads it. Called with the session's lock held.
@@ -192,15 +181,6 @@ impl Held {
         }
     }
 
-    fn as_the_session_says(&self, session: &Session) -> Result<(), LeaseLost> {
-        match session.ended() {
-            None => Ok(()),
-            Some(reason) => {
-                Err(LeaseLost { name: self.name.clone(), token: self.token, reason: reason.clone() })
-            }
-        }
-    }
-
     /// A thread that panicked with the lock held left a session that is whole: each of its calls ends in a state
     /// that it could have stopped in.
     fn lock(&self) -> MutexGuard<'_, Session> {
@@ -208,10 +188,8 @@ impl Held {
     }
 }
 
-impl fmt::Debug for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held").field("name", &self.name).field("token", &self.token).finish_non_exhaustive()
-    }
+fn as_it_says(session: &Session) -> Result<(), LossReason> {
+    session.ended().map_or(Ok(()), |reason| Err(reason.clone()))
 }
 
 #[cfg(test)]

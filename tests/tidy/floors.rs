@@ -44,6 +44,8 @@ const FLOORS: &[(&str, u8)] = &[
     // What is built from these.
     ("provider", 6),
     ("test_support", 6),
+    // What is built from all of them.
+    ("access", 7),
     // `lib.rs` and the command line see everything.
     ("lib", 8),
     ("bin", 8),
@@ -55,6 +57,11 @@ const STRANGERS: &[(&str, &[&str], &str)] = &[
         "lease",
         &["storage", "raft", "replica"],
         "what a holder has in hand is written once, for agents and clients",
+    ),
+    (
+        "access",
+        &["agent", "client", "message", "table"],
+        "it knows providers and leases, not how a cluster grants them",
     ),
     ("client", &["agent", "storage", "raft", "replica"], "a client embeds no node"),
     ("storage", &["table", "deadlines", "session", "message", "replica"], "what is stored is opaque bytes"),

@@ -125,6 +125,10 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("tests/client.rs", "asks again and again; a disturbance lasts for a while"),
     ("tests/command_line/harness.rs", "asks other processes again and again, for all the others"),
     ("tests/seed_interface.rs", "lets the ttl of a real cluster pass"),
+    ("tests/access/shelf.rs", "the provider is slow on purpose; paused time passes"),
+    ("tests/access/belief.rs", "paused time passes, and at no step is anything believed that is over"),
+    ("tests/access/every_kind.rs", "a ttl passes, and the guard is still held; asks again and again"),
+    ("examples/embedded_database.rs", "readers take a breath between two reads"),
 ];
 
 fn has_its_place(rule: &Rule, path: &str) -> bool {
@@ -252,6 +256,7 @@ fn no_tabs_and_nothing_behind_the_last_word() {
         "src",
         "tests",
         "benches",
+        "examples",
         "docs",
         ".ci",
         "README.md",

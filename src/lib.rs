@@ -17,6 +17,7 @@ mod clock;
 mod codec;
 mod config;
 mod deadlines;
+mod dense;
 mod error;
 #[cfg(test)]
 mod golden;

@@ -59,7 +59,7 @@ impl Table {
         // Each place was found from its own name above, so equal numbers mean that no id points elsewhere.
         let places = self.names.len() + waiting;
         require(self.live.len() == places, 1, || format!("{} live ids, {places} places", self.live.len()))?;
-        let undead = self.live.keys().find(|id| self.ended.get(id).is_some());
+        let undead = self.live.iter().map(|(id, _)| id).find(|id| self.ended.get(id).is_some());
         require(undead.is_none(), 3, || format!("{undead:?} is live, and remembered as ended"))
     }
 

@@ -86,6 +86,7 @@ use self::{
 };
 use crate::{
     LeaseId, Name, Token,
+    dense::Dense,
     limits::{ENDED_IDS_MAX, LEASES_MAX, WAITERS_PER_NAME_MAX},
 };
 
@@ -150,7 +151,7 @@ pub(crate) struct Table {
     /// Every held name. The slots are boxed because a tree has room for more than it holds, a third and more.
     names: BTreeMap<Name, Box<Slot>>,
     /// Every live lease id. It shares its names' text with `names`.
-    live: BTreeMap<LeaseId, Place>,
+    live: Dense<LeaseId, Place>,
     /// How many wait, in all queues.
     waiting: usize,
     /// Lease ids that are dead for ever.

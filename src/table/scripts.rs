@@ -438,7 +438,7 @@ fn leases_are_listed_by_prefix() {
 fn a_lease_is_small() {
     let in_nodes = size_of::<(Name, Box<Slot>)>() + size_of::<(LeaseId, Place)>();
     let boxed = size_of::<Slot>();
-    assert!((in_nodes, boxed) <= (64, 88), "{in_nodes} bytes in the nodes, {boxed} in a box");
+    assert_eq!((in_nodes, boxed), (64, 88));
     // A B-tree's nodes are at least half full; names are shared, with two counters; malloc has a word for each.
     let worst = 2 * in_nodes + (boxed + 8) + (16 + 16 + 8);
     assert!(worst < 300, "{worst} at worst");

@@ -39,8 +39,7 @@ const AWAIT_AT_MOST: Duration = Duration::from_secs(5);
 /// How long to wait after the cluster said that this agent's view of the log is too old.
 const TOO_OLD_PAUSE: Duration = Duration::from_millis(50);
 
-/// What every lease of an agent or client shares.
-#[derive(Clone)]
+/// What every lease of an agent or client shares: one value, so that each lease has one pointer for it.
 pub(crate) struct Holding {
     pub(crate) requester: Arc<dyn Requester>,
     pub(crate) renewer: Arc<Renewer>,
@@ -56,7 +55,7 @@ pub(crate) struct Holding {
 /// | [`without_renewal`](Self::without_renewal) | renewed | whether it is kept alive in the background |
 #[must_use = "nothing is asked for until acquire() or try_acquire() is awaited"]
 pub struct LeaseRequest {
-    holding: Holding,
+    holding: Arc<Holding>,
     name: Result<Name, NameError>,
     ttl: Option<Duration>,
     wait_at_most: Option<Duration>,
@@ -65,7 +64,7 @@ pub struct LeaseRequest {
 }
 
 impl LeaseRequest {
-    pub(crate) fn new(holding: Holding, name: &str) -> Self {
+    pub(crate) fn new(holding: Arc<Holding>, name: &str) -> Self {
         Self {
             holding,
             name: Name::new(name),
@@ -161,7 +160,7 @@ impl From<TtlError> for AcquireError {
 
 /// A checked request under way.
 struct Spec {
-    holding: Holding,
+    holding: Arc<Holding>,
     name: Name,
     ttl: Duration,
     ttl_ms: u64,
@@ -303,7 +302,7 @@ impl Spec {
         let requester = &self.holding.requester;
         let session = Session::granted(sent, self.ttl, requester.timing().clock_drift_max);
         let held = Held::new(self.name.clone(), token, requester.clock().clone(), session);
-        Lease::new(self.holding.clone(), id, self.ttl, Arc::new(held), self.renewed)
+        Lease::new(self.holding.clone(), id, Arc::new(held), self.renewed)
     }
 
     /// The renewal without which no waited-for lease is returned.

@@ -59,9 +59,8 @@ const RELEASE_AT_MOST: Duration = Duration::from_secs(10);
 /// Time can't protect a write by a process that is paused between `check` and the write: hand
 /// [`token`](Self::token) to the protected resource, and let a [`Fence`] there refuse older ones.
 pub struct Lease {
-    holding: Holding,
+    holding: Arc<Holding>,
     id: LeaseId,
-    ttl: Duration,
     held: Arc<Held>,
     /// Not given back yet.
     open: AtomicBool,
@@ -79,9 +78,9 @@ pub enum Released {
 }
 
 impl Lease {
-    pub(crate) fn new(holding: Holding, id: LeaseId, ttl: Duration, held: Arc<Held>, renewed: bool) -> Self {
-        holding.renewer.keep(id, ttl, &held, renewed);
-        Self { holding, id, ttl, held, open: AtomicBool::new(true), released_by_drop: true }
+    pub(crate) fn new(holding: Arc<Holding>, id: LeaseId, held: Arc<Held>, renewed: bool) -> Self {
+        holding.renewer.keep(id, held.ttl(), &held, renewed);
+        Self { holding, id, held, open: AtomicBool::new(true), released_by_drop: true }
     }
 
     /// What the lease is on.
@@ -105,7 +104,7 @@ impl Lease {
     /// How long the lease lives without a renewal.
     #[must_use]
     pub fn ttl(&self) -> Duration {
-        self.ttl
+        self.held.ttl()
     }
 
     /// How long it is still held without another renewal, by this process's own clock; zero once it is lost.
@@ -157,7 +156,7 @@ impl Lease {
         self.check()?;
         let requester = &self.holding.requester;
         let sent = requester.clock().now();
-        let answered = requester.ask(&Request::Renew { leases: vec![self.id] }, self.ttl / 3).await;
+        let answered = requester.ask(&Request::Renew { leases: vec![self.id] }, self.ttl() / 3).await;
         match answered.response {
             Response::Renewed(verdicts) => match verdicts.into_iter().next() {
                 Some(Verdict::Extended) => Ok(self.held.renewed(sent)?),
@@ -215,11 +214,11 @@ impl Lease {
             Ok(Ok(())) => Ok(Released::Released),
             Ok(Err(Failure::Refused(detail))) => Err(ReleaseError::Refused { name, detail }),
             Ok(Err(failure)) => {
-                Err(ReleaseError::Unknown { name, ttl: self.ttl, detail: failure.to_string() })
+                Err(ReleaseError::Unknown { name, ttl: self.ttl(), detail: failure.to_string() })
             }
             Err(_) => {
                 let detail = "the agent in this process has stopped".to_owned();
-                Err(ReleaseError::Unknown { name, ttl: self.ttl, detail })
+                Err(ReleaseError::Unknown { name, ttl: self.ttl(), detail })
             }
         }
     }

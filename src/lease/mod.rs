@@ -4,6 +4,7 @@
 //! implement each in its own way.
 
 mod acquire;
+mod agenda;
 mod attempts;
 mod fence;
 mod held;
@@ -79,7 +80,7 @@ pub enum Released {
 
 impl Lease {
     pub(crate) fn new(holding: Arc<Holding>, id: LeaseId, held: Arc<Held>, renewed: bool) -> Self {
-        holding.renewer.keep(id, held.ttl(), &held, renewed);
+        holding.renewer.keep(id, &held, renewed);
         Self { holding, id, held, open: AtomicBool::new(true), released_by_drop: true }
     }
 

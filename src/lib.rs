@@ -24,6 +24,7 @@ mod clock;
 mod codec;
 mod config;
 mod deadlines;
+mod dense;
 mod error;
 #[cfg(test)]
 mod golden;

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Agent, Handle,
+    Agent,
     founding::{Founding, Plan},
     hub::Hub,
     leader::Leader,
@@ -204,7 +204,7 @@ impl Builder {
         };
         armed.0 = None;
         match result {
-            Ok(node) => Ok(Agent::of(Arc::new(Handle { node, tasks: starting.tasks.clone() }))),
+            Ok(node) => Ok(Agent::of(node, starting.tasks.clone())),
             Err(error) => {
                 starting.undo().await;
                 Err(error)

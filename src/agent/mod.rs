@@ -69,6 +69,7 @@ pub struct Agent {
 /// What the clones share; its end is the agent's.
 struct Handle {
     node: Arc<Node>,
+    holding: Arc<Holding>,
     tasks: Tasks,
 }
 
@@ -87,8 +88,9 @@ impl Agent {
         Builder::new(name.into())
     }
 
-    fn of(handle: Arc<Handle>) -> Self {
-        Self { handle }
+    fn of(node: Arc<Node>, tasks: Tasks) -> Self {
+        let holding = Arc::new(Holding { renewer: node.renewer.clone(), requester: node.clone() });
+        Self { handle: Arc::new(Handle { node, holding, tasks }) }
     }
 
     fn node(&self) -> &Arc<Node> {
@@ -97,12 +99,7 @@ impl Agent {
 
     /// A lease with options, see [`LeaseRequest`].
     pub fn lease(&self, name: &str) -> LeaseRequest {
-        LeaseRequest::new(self.holding(), name)
-    }
-
-    fn holding(&self) -> Holding {
-        let node = self.node().clone();
-        Holding { renewer: node.renewer.clone(), requester: node }
+        LeaseRequest::new(self.handle.holding.clone(), name)
     }
 
     /// An election for the office of this name.
@@ -110,7 +107,7 @@ impl Agent {
     /// # Errors
     /// [`NameError`] when it can't be a name.
     pub fn election(&self, name: &str) -> Result<Election, NameError> {
-        Ok(Election::new(self.holding(), Name::new(name)?))
+        Ok(Election::new(self.handle.holding.clone(), Name::new(name)?))
     }
 
     /// Acquires a lease on the name, waiting for its turn, first come first served. It is kept alive in the background.

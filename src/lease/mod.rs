@@ -4,6 +4,7 @@
 //! implement each in its own way.
 
 mod acquire;
+mod agenda;
 mod attempts;
 pub(crate) mod by_hand;
 mod election;
@@ -64,7 +65,7 @@ const RELEASE_AT_MOST: Duration = Duration::from_secs(10);
 /// Time can't protect a write by a process that is paused between `check` and the write: hand
 /// [`token`](Self::token) to the protected resource, and let a [`Fence`] there refuse older ones.
 pub struct Lease {
-    holding: Holding,
+    holding: Arc<Holding>,
     grant: Grant,
     held: Arc<Held>,
     /// Not given back yet.
@@ -78,7 +79,6 @@ pub(crate) struct Grant {
     pub(crate) name: Name,
     pub(crate) id: LeaseId,
     pub(crate) token: Token,
-    pub(crate) ttl: Duration,
 }
 
 /// What became of a lease that was released.
@@ -91,8 +91,8 @@ pub enum Released {
 }
 
 impl Lease {
-    pub(crate) fn new(holding: Holding, grant: Grant, held: Arc<Held>, renewed: bool) -> Self {
-        holding.renewer.keep(grant.id, grant.ttl, &held, renewed);
+    pub(crate) fn new(holding: Arc<Holding>, grant: Grant, held: Arc<Held>, renewed: bool) -> Self {
+        holding.renewer.keep(grant.id, &held, renewed);
         Self { holding, grant, held, open: AtomicBool::new(true), released_by_drop: true }
     }
 
@@ -126,7 +126,7 @@ impl Lease {
     /// How long the lease lives without a renewal.
     #[must_use]
     pub fn ttl(&self) -> Duration {
-        self.grant.ttl
+        self.held.ttl()
     }
 
     /// How long it is still held without another renewal, by this process's own clock; zero once it is lost.
@@ -178,8 +178,8 @@ impl Lease {
         self.check()?;
         let requester = &self.holding.requester;
         let sent = requester.clock().now();
-        let answered =
-            requester.ask(&Request::Renew { leases: vec![self.grant.id] }, self.grant.ttl / 3).await;
+        let request = Request::Renew { leases: vec![self.grant.id] };
+        let answered = requester.ask(&request, self.ttl() / 3).await;
         match answered.response {
             Response::Renewed(verdicts) => match verdicts.into_iter().next() {
                 Some(Verdict::Extended) => Ok(self.held.renewed(sent).map_err(|reason| self.loss(reason))?),
@@ -241,7 +241,7 @@ impl Lease {
         &self,
         release: impl Future<Output = Result<(), Failure>> + Send + 'static,
     ) -> Result<(), ReleaseError> {
-        let (name, ttl) = (self.grant.name.clone(), self.grant.ttl);
+        let (name, ttl) = (self.grant.name.clone(), self.ttl());
         let (tell, told) = tokio::sync::oneshot::channel();
         self.holding.requester.spawn(Box::pin(async move {
             let _ = tell.send(release.await);

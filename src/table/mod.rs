@@ -90,6 +90,7 @@ use self::{
 };
 use crate::{
     AgentName, LeaseId, Name, Token,
+    dense::Dense,
     limits::{ENDED_IDS_MAX, LEASES_MAX, WAITERS_PER_NAME_MAX},
     mode::Mode,
 };
@@ -187,7 +188,7 @@ pub(crate) struct Table {
     /// and more.
     names: BTreeMap<Name, Box<Slot>>,
     /// Every live lease id. It shares its names' text with `names`.
-    live: BTreeMap<LeaseId, Place>,
+    live: Dense<LeaseId, Place>,
     /// The closed names, by the lease id after whose end each was closed.
     closures: BTreeMap<LeaseId, Name>,
     /// How many wait, in all queues.

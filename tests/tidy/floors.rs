@@ -18,6 +18,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("limits", 0),
     ("config", 0),
     ("codec", 0),
+    ("dense", 0),
     ("golden", 0),
     // The pure machines.
     ("table", 1),

@@ -60,12 +60,13 @@ pub use crate::{
     config::{ConfigError, ConfigFault, Timing, TtlError},
     error::{
         AccessError, AcquireError, ConnectError, Error, ReadError, ReleaseError, RenewError, Result,
-        RevokeError, StartError, WriteLost,
+        RevokeError, StartError, TransferError, WriteLost,
     },
     holder::{ClosureInfo, HolderInfo, NameReport, WaiterInfo},
     id::{ClusterId, IdError, LeaseId, NodeId},
     lease::{
-        Election, Fence, FenceError, Leader, Leadership, Lease, LeaseRequest, Observer, Released, Watch,
+        Election, Fence, FenceError, Heir, Leader, Leadership, Lease, LeaseRequest, Observer, Released,
+        TransferTo, Transferred, Watch,
     },
     message::{MemberRole, MemberStatus, StatusReport},
     mode::Mode,

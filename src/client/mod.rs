@@ -162,7 +162,8 @@ impl Client {
     }
 
     /// Revokes the lease on the name in favour of a waiter of this agent, who has it next instead of the first in the
-    /// queue. Otherwise as [`revoke`](Self::revoke); its holder is told [`LossReason::Transferred`].
+    /// queue. Otherwise as [`revoke`](Self::revoke); its holder is told [`LossReason::Transferred`]. A holder hands its
+    /// own lease over with [`Lease::transfer`], which leaves no gap.
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke), and [`RevokeError::NoSuchWaiter`], [`RevokeError::Several`].

@@ -179,6 +179,12 @@ impl Leadership {
         &self.lease
     }
 
+    /// The lease, to be handed over to another candidate, for one: [`Lease::transfer`].
+    #[must_use]
+    pub fn into_lease(self) -> Lease {
+        self.lease
+    }
+
     /// Gives the office up, and waits until the next candidate has it, if there is one.
     ///
     /// Cancel-safe: dropping the future leaves that to go on in the background.

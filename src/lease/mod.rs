@@ -12,6 +12,7 @@ mod fence;
 mod held;
 mod renewer;
 mod requester;
+mod transfer;
 mod watch;
 
 use std::{
@@ -37,6 +38,7 @@ pub use self::{
     acquire::LeaseRequest,
     election::{Election, Leader, Leadership, Observer},
     fence::{Fence, FenceError},
+    transfer::{Heir, TransferTo, Transferred},
     watch::Watch,
 };
 use crate::{
@@ -75,6 +77,7 @@ pub struct Lease {
 }
 
 /// What was granted.
+#[derive(Clone)]
 pub(crate) struct Grant {
     pub(crate) name: Name,
     pub(crate) id: LeaseId,
@@ -183,12 +186,8 @@ impl Lease {
         match answered.response {
             Response::Renewed(verdicts) => match verdicts.into_iter().next() {
                 Some(Verdict::Extended) => Ok(self.held.renewed(sent).map_err(|reason| self.loss(reason))?),
-                Some(Verdict::Gone(Gone::Revoked(revocation))) => {
-                    self.held.end((&revocation).into());
-                    Ok(self.check()?)
-                }
-                _ => {
-                    self.held.end(LossReason::ExpiredInContact);
+                verdict => {
+                    self.held.end(loss_of(verdict));
                     Ok(self.check()?)
                 }
             },
@@ -277,6 +276,14 @@ impl Lease {
                 other => Err(Failure::Unknown(format!("an answer that fits no release: {other:?}"))),
             }
         }
+    }
+}
+
+/// What a verdict other than "extended" says of a lease.
+fn loss_of(verdict: Option<Verdict>) -> LossReason {
+    match verdict {
+        Some(Verdict::Gone(Gone::Revoked(revocation))) => (&revocation).into(),
+        _ => LossReason::ExpiredInContact,
     }
 }
 

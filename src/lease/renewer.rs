@@ -53,6 +53,8 @@ struct State {
     agenda: Agenda,
     /// How many messages were begun: the number of the last one.
     messages: u64,
+    /// How many attempts to hand leases over were begun.
+    attempts: u64,
     /// When the task means to look again; what is due later need not wake it.
     looks_at: Moment,
     /// Revoked leases, whose holders have been told: they are given back, so that the next waiter gets its turn.
@@ -235,9 +237,17 @@ impl Renewer {
         }
     }
 
-    /// Renews no more.
-    pub(super) fn forget(&self, id: &LeaseId) {
-        self.lock().remove(id);
+    /// Renews no more. True if it did until now.
+    pub(super) fn forget(&self, id: &LeaseId) -> bool {
+        let forgotten = self.lock().remove(id);
+        forgotten.is_some_and(|kept| !matches!(kept.what, What::Lease { renewed: false, .. }))
+    }
+
+    /// The number of an attempt to hand a lease over: larger than all before.
+    pub(super) fn next_attempt(&self) -> u64 {
+        let mut state = self.lock();
+        state.attempts += 1;
+        state.attempts
     }
 
     /// Every lease ends for this reason: the agent stops. Returns the ids of those that were held.

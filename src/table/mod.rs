@@ -72,14 +72,14 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 use self::{
     command::Single,
-    outcome::{Refusal, SingleOutcome, Successor},
+    outcome::{Refusal, SingleOutcome},
     snapshot::SnapshotError,
 };
 pub(crate) use self::{
     command::{Acquire, Command, Entry, Holder, TransferTo},
     event::{EndReason, Event, LeftReason, Revocation},
     invariants::Violation,
-    outcome::{ClosedBy, Ending, HeldBy, Outcome},
+    outcome::{ClosedBy, Ending, HeldBy, Outcome, Successor},
     queue::Waiter,
 };
 use self::{

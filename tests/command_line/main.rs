@@ -11,6 +11,7 @@
 mod bad_input;
 mod cluster;
 mod disk;
+mod dropped_packets;
 mod harness;
 mod run;
 

@@ -30,6 +30,8 @@ mod keep;
 mod teller;
 mod waiting;
 
+use std::time::Duration;
+
 use leasehold::{Client, Lease, Name, Released};
 use rustix::process::Signal;
 
@@ -40,6 +42,9 @@ use crate::{
     output,
     seam::{self, Either, Signals, select2},
 };
+
+/// A lease that is lost is given back for at most this long.
+const GIVE_BACK_LOST_AT_MOST: Duration = Duration::from_secs(2);
 
 const HEARD: [Signal; 9] = [
     Signal::TERM,
@@ -113,9 +118,14 @@ async fn held(
     // Nothing of the command is left when this returns: only then is the lease given back, whatever became of it.
     let code = hold::hold(client, &lease, args, signals, teller).await;
     let name = lease.name().clone();
+    if code.as_ref().is_ok_and(|code| *code == exit::LOST) {
+        // Where it was revoked, the next holder waits for this. Where nobody is in reach, it ends by itself.
+        let _ = seam::timeout(GIVE_BACK_LOST_AT_MOST, lease.release()).await;
+        return code;
+    }
     match lease.release().await {
-        Ok(Released::Released) if code.as_ref().is_ok_and(|code| *code != exit::LOST) => teller.released(),
-        Ok(Released::Released | Released::WasLost(_)) => {}
+        Ok(Released::Released) => teller.released(),
+        Ok(Released::WasLost(_)) => {}
         Err(error) => teller.note(&format!("{name:?}: {error}")),
     }
     code

@@ -3,7 +3,10 @@
 //! Standard error is the command's too. So nothing is told of what goes well, unless it was asked for (`--json`), or
 //! takes long.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    cell::Cell,
+    io::{self, IsTerminal as _, Write as _},
+};
 
 use leasehold::{Client, HolderInfo, Lease};
 use serde_json::{Value, json};
@@ -18,6 +21,8 @@ pub(super) struct Teller {
     json: bool,
     name: String,
     is_terminal: bool,
+    /// A line without an end stands on the terminal.
+    shows_place: Cell<bool>,
 }
 
 /// A place in the queue.
@@ -31,7 +36,12 @@ pub(super) struct Place {
 
 impl Teller {
     pub(super) fn new(json: bool, name: &str) -> Self {
-        Self { json, name: name.to_owned(), is_terminal: io::stderr().is_terminal() }
+        Self {
+            json,
+            name: name.to_owned(),
+            is_terminal: io::stderr().is_terminal(),
+            shows_place: Cell::new(false),
+        }
     }
 
     pub(super) fn is_json(&self) -> bool {
@@ -72,12 +82,17 @@ impl Teller {
             format!(", held by {} since {since} with token {}", holder.agent, holder.token)
         });
         let text = format!("leasehold: waiting for {:?}{held}: place {position} of {waiters}", self.name);
-        write(&if self.is_terminal { format!("\r\x1b[K{text}") } else { format!("{text}\n") });
+        if self.is_terminal {
+            self.shows_place.set(true);
+            write(&format!("\r\x1b[K{text}"));
+        } else {
+            write(&format!("{text}\n"));
+        }
     }
 
     /// The wait is over: the line that showed it goes.
     pub(super) fn waited(&self) {
-        if self.is_terminal && !self.json {
+        if self.shows_place.take() {
             write("\r\x1b[K");
         }
     }

@@ -45,7 +45,11 @@ fn a_lease_is_handed_over_to_the_one_that_is_named() {
 
     let ended = solo.ended(&["transfer", "x", "--to", "stranger"]);
     assert_eq!(ended.code, 1, "{ended:?}");
-    assert!(ended.err.contains("can't be handed over to stranger, which doesn't wait for it"), "{}", ended.err);
+    assert!(
+        ended.err.contains("can't be handed over to stranger, which doesn't wait for it"),
+        "{}",
+        ended.err
+    );
     assert_eq!(solo.json(&["holder", "x"])["agent"], "one");
 
     let answer = solo.json(&["transfer", "x", "--to", "heir", "--reason", "its turn", "--wait", "20s"]);
@@ -74,7 +78,8 @@ fn nobody_and_several_and_out_of_reach() {
     assert_eq!(ended.code, 1, "{ended:?}");
     assert!(ended.err.contains("is held by 2 at once"), "{}", ended.err);
     let answer = solo.json(&["revoke", "x", "--reason", "r", "--wait", "20s"]);
-    let agents: Vec<&Value> = answer["revoked"].as_array().unwrap().iter().map(|held| &held["agent"]).collect();
+    let agents: Vec<&Value> =
+        answer["revoked"].as_array().unwrap().iter().map(|held| &held["agent"]).collect();
     assert_eq!((agents, &answer["next"][0]["agent"]), (vec![&"one".into(), &"two".into()], &"writer".into()));
     for reader in readers {
         assert_eq!(reader.ended().code, 76);

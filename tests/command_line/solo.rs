@@ -58,7 +58,8 @@ impl Solo {
         let run = self.spawn(&[&["run", name, "--as", holder], options, &command].concat());
         until("it to hold or to queue", || {
             let report = self.json(&["holder", name]);
-            let is_in = |list: &str| report[list].as_array().unwrap().iter().any(|one| one["agent"] == holder);
+            let is_in =
+                |list: &str| report[list].as_array().unwrap().iter().any(|one| one["agent"] == holder);
             (is_in("held_by") || is_in("queue")).then_some(())
         });
         run

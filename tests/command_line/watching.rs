@@ -49,8 +49,14 @@ fn each_change_is_told_with_all_that_is_to_be_said() {
     let all = changes(&watch, 8);
     assert_eq!(events(&all[4..8]), ["queued", "revoked", "ended", "granted"]);
     let (revoked, ended) = (&all[5], &all[6]);
-    assert_eq!((&revoked["by"], &revoked["reason"], &revoked["heir"]), (&"ops".into(), &"a test".into(), &Value::Null));
-    assert_eq!((&ended["how"], &ended["by"], &ended["token"]), (&"revoked".into(), &"ops".into(), &granted["token"]));
+    assert_eq!(
+        (&revoked["by"], &revoked["reason"], &revoked["heir"]),
+        (&"ops".into(), &"a test".into(), &Value::Null)
+    );
+    assert_eq!(
+        (&ended["how"], &ended["by"], &ended["token"]),
+        (&"revoked".into(), &"ops".into(), &granted["token"])
+    );
     assert_eq!(all[7]["agent"], "three");
     assert!(all.is_sorted_by_key(|change| change["index"].as_u64()), "{all:?}");
 

@@ -249,9 +249,9 @@ pub(crate) struct GuardArgs {
     /// Milliseconds between SIGKILL and the deadline
     #[arg(long)]
     pub(crate) margin_ms: u64,
-    /// The process group that has the terminal again in the end
-    #[arg(long)]
-    pub(crate) terminal_of: i32,
+    /// The process groups of `run` and of what started it: the first that lives gets the terminal when `run` is gone
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) terminal_of: Vec<i32>,
     /// The command and its arguments
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,

@@ -30,8 +30,8 @@ use crate::{
 };
 
 const CONFIG: &str = "config";
-/// How alike two words must be for one to be meant by the other, from 0 to 1; clap's own measure and bound.
-const ALIKE: f64 = 0.7;
+/// So many letters may be wrong, missing or in each other's place for one word to be meant by another.
+const MISTAKES_MAX: usize = 2;
 
 /// The command line's definition, with `--config` where it has a meaning.
 pub(crate) fn definition() -> clap::Command {
@@ -251,10 +251,9 @@ impl File<'_> {
         key: &str,
         known: impl IntoIterator<Item = &'k str>,
     ) -> Failed {
-        let likeness = |word: &&str| strsim::jaro(word, key);
-        let nearest = known.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-        let remedy = match nearest {
-            Some(word) if likeness(&word) > ALIKE => format!("did you mean {word:?}?"),
+        let mistakes = |word: &&str| strsim::damerau_levenshtein(word, key);
+        let remedy = match known.into_iter().min_by_key(mistakes) {
+            Some(word) if mistakes(&word) <= MISTAKES_MAX => format!("did you mean {word:?}?"),
             Some(word) => format!("the nearest is {word:?}; see --help"),
             None => "see --help".to_owned(),
         };

@@ -77,7 +77,7 @@ use crate::{
     family::Family,
     group::Group,
     seam::{Either, Signals, select2, sleep},
-    terminal::Terminal,
+    terminal,
 };
 
 /// The longest sleep between two looks at the clock: timers don't count suspend, the clock does.
@@ -227,11 +227,8 @@ pub(crate) async fn guard(args: GuardArgs) -> Result<(), Failed> {
     let is_over = matches!(why, Why::Ended) && family.lives().is_none();
     let grace = if is_over { Duration::ZERO } else { grace };
     end(family, (SystemClock.now() + grace).min(watch.until - margin)).await;
-    if matches!(why, Why::RunIsGone)
-        && let Some(home) = Pid::from_raw(args.terminal_of)
-        && let Some(mut terminal) = Terminal::of(Group::of(home))
-    {
-        terminal.take_back_from(group);
+    if matches!(why, Why::RunIsGone) {
+        terminal::restore(group, args.terminal_of.iter().filter_map(|&id| Pid::from_raw(id)).map(Group::of));
     }
     // Its socket closes with this process: to `run` that says that nobody is left.
     family.kill();

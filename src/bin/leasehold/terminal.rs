@@ -50,14 +50,6 @@ impl Terminal {
         }
     }
 
-    /// The same for one that `run` had given to this group, or to nobody that lives any more.
-    pub(crate) fn take_back_from(&mut self, group: Group) {
-        let is_left = |has: Group| has == group || test_kill_process_group(has.pid()).is_err();
-        if self.foreground().is_some_and(is_left) {
-            self.set_foreground(self.home);
-        }
-    }
-
     /// Whether it was given away.
     pub(crate) fn is_given(&self) -> bool {
         self.is_given
@@ -76,5 +68,17 @@ impl Terminal {
             let _ = before.thread_set_mask();
         }
         is_set
+    }
+}
+
+/// For the guard, when `run` is gone: a terminal that this group has, or nobody that lives any more, goes to the first of
+/// these groups that lives. A shell that was the command takes it back for the group when it is told to end, whoever has
+/// been given it meanwhile.
+pub(crate) fn restore(group: Group, homes: impl IntoIterator<Item = Group>) {
+    let lives = |group: &Group| test_kill_process_group(group.pid()).is_ok();
+    let Some(home) = homes.into_iter().find(lives) else { return };
+    let Some(terminal) = Terminal::of(home) else { return };
+    if terminal.foreground().is_some_and(|has| has == group || !lives(&has)) {
+        terminal.set_foreground(home);
     }
 }

@@ -76,7 +76,7 @@ impl Guarded {
         let child = Command::new(program)
             .arg("__guard")
             .args(["--grace-ms", &ms(grace), "--margin-ms", &ms(margin)])
-            .args(["--terminal-of", &Group::own().id().to_string(), "--"])
+            .args(["--terminal-of", &format!("{},{}", Group::own().id(), parents_group()), "--"])
             .args(&args.command)
             .env("LEASEHOLD_NAME", lease.name().as_str())
             .env("LEASEHOLD_TOKEN", lease.token().to_string())
@@ -179,6 +179,12 @@ impl Guarded {
         };
         let _ = seam::timeout(GONE_WITHIN, gone).await;
     }
+}
+
+/// The group of whoever started this process; 0 if nobody has.
+fn parents_group() -> i32 {
+    let group = rustix::process::getppid().and_then(|parent| rustix::process::getpgid(Some(parent)).ok());
+    group.map_or(0, |group| group.as_raw_pid())
 }
 
 fn not_run(args: &RunArgs, errno: &str) -> Failed {

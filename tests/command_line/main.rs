@@ -14,6 +14,7 @@ mod cluster;
 mod config;
 mod disk;
 mod dropped_packets;
+mod guarding;
 mod harness;
 mod manual;
 mod run;

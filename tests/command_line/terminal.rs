@@ -91,7 +91,7 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the screen: {}", self.screen.lock().unwrap());
+            let _ = writeln!(io::stderr(), "the screen: {}", self.screen.lock().unwrap());
         }
         let _ = self.shell.kill();
         let _ = self.shell.wait();

@@ -103,9 +103,13 @@ impl Family {
         let mut quiet = 0;
         while quiet < QUIET_PASSES {
             let members = self.members().unwrap_or_default();
-            let news =
-                members.into_iter().filter(|&pid| pid != self.group.pid() && killed.insert(pid.as_raw_pid()));
-            let news = news.map(|pid| kill_process(pid, Signal::KILL)).count();
+            let mut news = 0;
+            for pid in members {
+                if pid != self.group.pid() && killed.insert(pid.as_raw_pid()) {
+                    let _ = kill_process(pid, Signal::KILL);
+                    news += 1;
+                }
+            }
             quiet = if news == 0 { quiet + 1 } else { 0 };
         }
         self.group.signal(Signal::KILL);

@@ -1,5 +1,5 @@
 //! What `--help` and the man pages say beyond the single flags. Each text ends with an example, and
-//! `tests/command_line/examples.rs` runs them all.
+//! `tests/command_line/manual.rs` runs them all.
 
 /// The program's.
 pub(crate) const ALL: &str = "\

@@ -48,6 +48,19 @@ impl Pids {
     }
 }
 
+/// A test that fails leaves none of them behind.
+impl Drop for Pids {
+    fn drop(&mut self) {
+        let own = format!("DIR={}\0", self.path().display());
+        for file in fs::read_dir(self.path()).unwrap() {
+            let Ok(pid) = fs::read_to_string(file.unwrap().path()).unwrap().trim().parse() else { continue };
+            if fs::read_to_string(format!("/proc/{pid}/environ")).is_ok_and(|all| all.contains(&own)) {
+                kill(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
 fn stat(pid: i32, field: usize) -> i32 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit_once(") ").unwrap().1.split(' ').nth(field).unwrap().parse().unwrap()

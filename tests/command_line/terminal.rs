@@ -152,6 +152,12 @@ fn the_command_reads_what_is_typed() {
     terminal.types("read word; echo \"re\"\"ad <$word>\"\n");
     terminal.types("home\n");
     terminal.shows("read <home>");
+
+    // So it is behind a command in a script, which has no shell above it that would see to that.
+    terminal.types("sh -c 'leasehold run x -- sh -c \"read first\"; read then; echo \"th\"\"en <$then>\"'\n");
+    terminal.types("1\n");
+    terminal.types("2\n");
+    terminal.shows("then <2>");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    process::Stdio,
+    process::{Child, Stdio},
 };
 
 use rustix::process::Signal;
@@ -80,11 +80,22 @@ fn each_change_is_told_with_all_that_is_to_be_said() {
     }
 }
 
+/// A test that fails leaves nothing behind.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn nobody_reads_any_more() {
     let solo = Solo::start("2s");
-    let mut watch = solo.command(&["watch"]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut watch = Killed(solo.command(&["watch"]).stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(watch.0.stdout.take().unwrap()).lines();
     // It may still be connecting.
     until("a change that it hears of", || {
         assert_eq!(solo.ended(&["run", "x", "--", "true"]).code, 0);
@@ -93,7 +104,7 @@ fn nobody_reads_any_more() {
     assert!(lines.next().unwrap().unwrap().contains("granted"));
     // Nothing changes from now on: that the pipe is closed it has to find out by itself.
     drop(lines);
-    let status = until("its end", || watch.try_wait().unwrap());
+    let status = until("its end", || watch.0.try_wait().unwrap());
     assert_eq!(status.code(), Some(0));
 }
 

@@ -189,8 +189,9 @@ impl Held<'_> {
 
     /// In the background it waits there, as any job does: the shell tells of it, and can put it to the foreground.
     fn give_terminal(&mut self) {
-        let group = self.guarded.group();
-        if self.terminal.as_mut().is_some_and(|terminal| terminal.give_to(group)) {
+        let Some(terminal) = &mut self.terminal else { return };
+        if terminal.give_to(self.guarded.group()) {
+            self.wants_terminal = false;
             self.guarded.signal(Signal::CONT);
         } else {
             stop_self();

@@ -24,6 +24,7 @@ use crate::{
     config::Timing,
     error::{AcquireError, ReadError, RevokeError},
     holder::{HolderInfo, NameReport},
+    id::NodeId,
     lease::{Election, Holding, Lease, LeaseRequest, Renewer, Requester as _, Watch, by_hand},
     message::{Failure, Request, Response, StatusReport},
     name::{AgentName, Name, NameError},
@@ -247,6 +248,18 @@ impl Client {
             Response::Status(report) => Ok(*report),
             other => Err(read_error(other)),
         }
+    }
+
+    /// The name under which others see its leases.
+    #[must_use]
+    pub fn name(&self) -> &AgentName {
+        &self.line().holder().agent
+    }
+
+    /// The id that it drew when it connected: by it, its own leases and places are told from those of others of its name.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.line().holder().node
     }
 
     /// The addresses that it was given.

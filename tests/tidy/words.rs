@@ -53,6 +53,7 @@ const RULES: &[Rule] = &[
         places: &[
             ("src/clock.rs", "the place itself"),
             ("src/raft/mod.rs", "the age of a quorum's acknowledgement, on openraft's own clock"),
+            ("src/bin/leasehold/seam.rs", "the time that people are shown beside a change"),
             ("src/lease/held/tests.rs", "measures what a check costs, and that paused time stood still"),
         ],
     },

@@ -98,6 +98,27 @@ pub(crate) async fn select2<A: Future, B: Future>(a: A, b: B) -> Either<A::Outpu
     .await
 }
 
+/// Dice that fall as their seed says, on every machine and in every version: splitmix64 (Steele, Lea and Flood, 2014).
+/// For what must replay; never for ids that others must not guess.
+#[derive(Debug, Clone)]
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    /// Dice with this seed.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next 64 bits.
+    pub(crate) fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
 /// 128 random bits, from the operating system's generator by way of the thread's.
 #[expect(clippy::disallowed_methods, reason = "this is the seam")]
 pub(crate) fn random_u128() -> u128 {

@@ -19,7 +19,6 @@ use bytes::Bytes;
 use tokio::sync::{
     OwnedSemaphorePermit, Semaphore,
     oneshot::{self, error::TryRecvError},
-    watch,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -33,7 +32,7 @@ use super::{
 };
 use crate::{
     id::NodeId,
-    runtime::{self, Either, select2, sleep, timeout},
+    runtime::{self, Either, select2, sleep, timeout, watch},
 };
 
 /// A network inside one process, for tests, demonstrations and simulations: make one, and hand it to several agents.

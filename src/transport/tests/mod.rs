@@ -11,9 +11,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::*;
+use crate::runtime::watch;
 
 /// What the tests' handler is asked for.
 const ECHO: Method = Method(0);

@@ -26,6 +26,7 @@
 //! Readers never come here: what the log holds is read once, when it is opened ([`Recovered`]), and kept in memory
 //! by the caller.
 
+mod content;
 mod directory;
 mod disk;
 mod engine;

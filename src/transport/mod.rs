@@ -29,6 +29,7 @@
 mod error;
 mod frame;
 mod handshake;
+mod local;
 mod memory;
 mod pipe;
 mod serving;

@@ -92,15 +92,19 @@ impl Clock for ManualClock {
 /// of a new cluster's tokens. Nothing else trusts it.
 #[expect(clippy::disallowed_methods, reason = "the only read of the wall clock")]
 pub(crate) fn wall_unix_ms() -> u64 {
+    #[cfg(feature = "chaos")]
+    if let Some(world) = crate::runtime::world::world() {
+        return world.wall_unix_ms();
+    }
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// What the wall clock will show after this span: for people and for the seed interface.
-#[expect(clippy::disallowed_methods, reason = "the wall clock, for people")]
 pub(crate) fn wall_after(span: Duration) -> chrono::DateTime<chrono::Utc> {
-    let now = chrono::Utc::now();
+    let now = i64::try_from(wall_unix_ms()).ok().and_then(chrono::DateTime::from_timestamp_millis);
+    let now = now.unwrap_or_default();
     chrono::Duration::from_std(span).ok().and_then(|span| now.checked_add_signed(span)).unwrap_or(now)
 }
 

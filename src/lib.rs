@@ -12,6 +12,8 @@
 //! - [`InProcessNetwork`] and [`ManualClock`] are for your tests.
 
 mod agent;
+#[cfg(feature = "chaos")]
+pub mod chaos;
 mod client;
 mod clock;
 mod codec;

@@ -9,6 +9,8 @@ pub(crate) mod log;
 pub(crate) mod machine;
 pub(crate) mod network;
 mod pipeline;
+#[cfg(feature = "chaos")]
+mod seam;
 mod settings;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,3 @@
+//! Chaos.
+
+pub(crate) mod kernel;

@@ -133,6 +133,13 @@ impl Builder {
         self
     }
 
+    /// A simulated network and storage.
+    #[cfg(feature = "chaos")]
+    pub(crate) fn site(mut self, site: Arc<dyn super::Site>) -> Self {
+        self.ground.site = Some(site);
+        self
+    }
+
     fn check(self) -> Result<Checked, ConfigError> {
         let mut faults = Vec::new();
         let name = AgentName::new(&self.name).map_err(|error| faults.push(error.into())).ok();
@@ -298,10 +305,11 @@ impl Starting {
         let hub = Hub::new();
         let recovered = lock(&self.recovered).take().unwrap_or_default();
         let weak: std::sync::Weak<Hub> = Arc::downgrade(&hub);
-        replica.listen(weak);
+        replica.listen(settings.ground.listener(weak));
         let (consensus, past) = Consensus::build(
             self.node_id,
             &timing,
+            settings.ground.compaction(),
             self.transport.clone(),
             self.journal.clone(),
             recovered,

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use bytes::Bytes;
@@ -13,14 +13,48 @@ use crate::{
     error::StartError,
     id::NodeId,
     name::AgentName,
+    raft::Compaction,
+    replica::Applied,
     runtime::{self, watch},
     storage::{self, DataDir, DiskJournal, Journal, MemoryJournal, Options, Recovered, StorageError},
     transport::{BindError, Identity, InProcessNetwork, Settings, TcpTransport, Transport},
 };
 
+/// A network and a storage that are simulated.
+#[cfg(feature = "chaos")]
+pub(crate) trait Site: Send + Sync {
+    /// Listens.
+    fn bind(
+        &self,
+        listen: &str,
+        identity: watch::Receiver<Identity>,
+    ) -> Result<Arc<dyn Transport>, BindError>;
+
+    /// Opens the storage of the agent of this name; one that is used for the first time gets this id.
+    fn open(&self, name: &AgentName, new_node_id: NodeId) -> Result<Storage, StorageError>;
+
+    /// Who hears of applied changes, in the place of this one, to whom they are to be passed on.
+    fn listener(&self, hub: Weak<dyn Applied>) -> Weak<dyn Applied>;
+
+    /// When a snapshot is taken.
+    fn compaction(&self) -> Compaction;
+}
+
+/// What a [`Site`] has of a member.
+#[cfg(feature = "chaos")]
+pub(crate) struct Storage {
+    pub(crate) identity: storage::Identity,
+    pub(crate) save: Box<dyn Fn(&storage::Identity) -> Result<(), StorageError> + Send + Sync>,
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) recovered: Recovered,
+}
+
 /// Where an agent's network and its storage come from.
 #[derive(Default)]
 pub(super) struct Ground {
+    /// Where both are simulated; then the others don't count.
+    #[cfg(feature = "chaos")]
+    pub(super) site: Option<Arc<dyn Site>>,
     /// `None`: in memory.
     pub(super) data_dir: Option<PathBuf>,
     /// `None`: TCP.
@@ -39,6 +73,10 @@ pub(super) struct Opened {
 impl Ground {
     /// Whether what is written outlives the process.
     pub(super) fn is_durable(&self) -> bool {
+        #[cfg(feature = "chaos")]
+        if self.site.is_some() {
+            return true;
+        }
         self.data_dir.is_some()
     }
 
@@ -53,6 +91,10 @@ impl Ground {
         listen: &str,
         identity: watch::Receiver<Identity>,
     ) -> Result<Arc<dyn Transport>, BindError> {
+        #[cfg(feature = "chaos")]
+        if let Some(site) = &self.site {
+            return site.bind(listen, identity);
+        }
         Ok(match &self.network {
             Some(network) => Arc::new(network.bind(listen, identity)?),
             None => Arc::new(TcpTransport::bind(listen, identity, Settings::default()).await?),
@@ -62,10 +104,33 @@ impl Ground {
     /// Opens the storage of the agent of this name.
     pub(super) async fn open(&self, name: &AgentName) -> Result<Opened, StartError> {
         let new_node_id = NodeId::from_bits(runtime::random_u64());
+        #[cfg(feature = "chaos")]
+        if let Some(site) = &self.site {
+            let Storage { identity, save, journal, recovered } = site.open(name, new_node_id)?;
+            return Ok(Opened::of(Path::new("the simulated disk"), identity, save, journal, recovered)?);
+        }
         let Some(path) = self.data_dir.clone() else { return Ok(Opened::in_memory(new_node_id)) };
         let name = name.clone();
         let opened = runtime::spawn_blocking(move || Opened::on_disk(&path, &name, new_node_id)).await;
         Ok(opened.map_err(|_| StartError::Stopped)??)
+    }
+
+    /// Who hears of applied changes: the hub.
+    pub(super) fn listener(&self, hub: Weak<dyn Applied>) -> Weak<dyn Applied> {
+        #[cfg(feature = "chaos")]
+        if let Some(site) = &self.site {
+            return site.listener(hub);
+        }
+        hub
+    }
+
+    /// When a snapshot is taken.
+    pub(super) fn compaction(&self) -> Compaction {
+        #[cfg(feature = "chaos")]
+        if let Some(site) = &self.site {
+            return site.compaction();
+        }
+        Compaction::default()
     }
 }
 

@@ -23,6 +23,8 @@ mod watch;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+#[cfg(feature = "chaos")]
+pub(crate) use self::ground::{Site, Storage};
 use self::node::Node;
 pub use self::{
     builder::Builder,

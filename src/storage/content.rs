@@ -69,7 +69,7 @@ impl Content {
     }
 
     /// All of it, as it is found on opening.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "chaos"))]
     pub(crate) fn recovered(&self) -> super::Recovered {
         super::Recovered {
             vote: self.head.vote.clone(),

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Caller, Handler, Identity, Lane, Peer,
+    Caller, Handler, Identity, Lane, Method, Peer,
     error::{CallError, NotSent, RejectCode, Stage, Unanswered, request_bytes_max, tame},
+    frame::Frame,
     handshake,
     serving::Answer,
 };
@@ -99,6 +100,11 @@ pub(crate) async fn conclude(
         Ok(Err(reason)) => Err(CallError::Unknown { address: address(), reason }),
         Err(reason) => Err(CallError::NotSent { address: address(), reason }),
     }
+}
+
+/// How long the caller of a request waits, as the other side learns it over a wire: in whole milliseconds.
+pub(crate) fn told_wait(method: Method, within: Duration) -> Duration {
+    Frame::request(method, 0, within, Bytes::new()).within()
 }
 
 /// Nobody has the address.

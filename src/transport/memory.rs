@@ -26,8 +26,7 @@ use self::faults::{Fate, Fault, Faults};
 use super::{
     Handler, Identity, Lane, Method, Peer, Transport,
     error::{BindError, CallError, NotSent, Stage, Unanswered},
-    frame::Frame,
-    local::{Greeted, check_size, conclude, nobody_listens},
+    local::{Greeted, check_size, conclude, nobody_listens, told_wait},
     pipe,
     serving::{self, Answer, Running},
 };
@@ -321,8 +320,7 @@ impl InProcessTransport {
         stage.queueing();
         let slot = pipe::room(&pipe.flight, pipe::units(payload.len())).await;
         let slot = slot.map_err(|_| NotSent::ShutDown)?;
-        // The wait as it is on the wire, in whole milliseconds.
-        let within = Frame::request(method, 0, within, Bytes::new()).within();
+        let within = told_wait(method, within);
         let running = serving::run(handler, Arc::clone(&pipe.greeted.caller), method, payload, within);
         stage.sent();
 

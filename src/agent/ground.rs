@@ -40,11 +40,15 @@ pub(crate) trait Site: Send + Sync {
     fn compaction(&self) -> Compaction;
 }
 
+/// Replaces a member's identity, durably.
+#[cfg(feature = "chaos")]
+pub(crate) type SaveIdentity = Box<dyn Fn(&storage::Identity) -> Result<(), StorageError> + Send + Sync>;
+
 /// What a [`Site`] has of a member.
 #[cfg(feature = "chaos")]
 pub(crate) struct Storage {
     pub(crate) identity: storage::Identity,
-    pub(crate) save: Box<dyn Fn(&storage::Identity) -> Result<(), StorageError> + Send + Sync>,
+    pub(crate) save: SaveIdentity,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) recovered: Recovered,
 }

@@ -2,10 +2,8 @@
 //! The same names as in `real.rs`, and a clock for timers, which openraft asks for.
 
 use std::{
-    any::Any,
     future::Future,
     ops::{Add, Sub},
-    panic::AssertUnwindSafe,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -16,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{
     real,
-    world::{Job, Nap, Place, world},
+    world::{Job, Nap, Panicked, Place, guarded, world},
 };
 use crate::time::Moment;
 
@@ -62,23 +60,10 @@ where
 {
     let (tell, told) = oneshot::channel();
     let job = Box::pin(async move {
-        let outcome = AssertUnwindSafe(future).catch_unwind().await.map_err(|payload| {
-            if let Some(world) = world() {
-                world.panicked(text_of(payload.as_ref()));
-            }
-            JoinError::Panicked
-        });
+        let outcome = guarded(future).await.map_err(|Panicked| JoinError::Panicked);
         let _ = tell.send(outcome);
     });
     (job, Task(Inner::Simulated(told)))
-}
-
-fn text_of(payload: &(dyn Any + Send)) -> &str {
-    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
-        (Some(text), _) => text,
-        (None, Some(text)) => text,
-        (None, None) => "a panic without a text",
-    }
 }
 
 /// Starts a task where the present one belongs.

@@ -5,12 +5,16 @@
 //! operating system. Other threads are not concerned, so a real cluster may run beside it.
 
 use std::{
+    any::Any,
     cell::RefCell,
     future::Future,
+    panic::AssertUnwindSafe,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
 };
+
+use futures_util::FutureExt as _;
 
 use crate::time::Moment;
 
@@ -89,6 +93,28 @@ impl Drop for Entered {
         // The old value is dropped outside of the borrow: what it owns may look for the world again.
         let old = PRESENT.try_with(|present| std::mem::replace(&mut *present.borrow_mut(), before));
         drop(old);
+    }
+}
+
+/// The future panicked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Panicked;
+
+/// Runs the future; should it panic, the simulation is told, and the panic goes no further.
+pub(crate) async fn guarded<F: Future>(future: F) -> Result<F::Output, Panicked> {
+    AssertUnwindSafe(future).catch_unwind().await.map_err(|payload| {
+        if let Some(world) = world() {
+            world.panicked(text_of(payload.as_ref()));
+        }
+        Panicked
+    })
+}
+
+fn text_of(payload: &(dyn Any + Send)) -> &str {
+    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (None, Some(text)) => text,
+        (None, None) => "a panic without a text",
     }
 }
 

@@ -42,6 +42,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::task::coop::unconstrained;
 
 use self::tasks::{Bell, Job, Machine, TaskId, Tasks, Woken};
@@ -173,6 +174,11 @@ impl Kernel {
     /// Starts a task at a place. It may own what can't leave the thread.
     pub(crate) fn spawn(&self, place: Place, job: impl Future<Output = ()> + 'static) {
         self.0.spawn(place, Box::pin(unconstrained(job)));
+    }
+
+    /// Starts a task at a place; should it panic, that is told of and ends it, as with every task of the product.
+    pub(crate) fn spawn_guarded(&self, place: Place, job: impl Future<Output = ()> + 'static) {
+        self.spawn(place, world::guarded(job).map(drop));
     }
 
     /// Ends all tasks of a machine at once; nothing of them is polled again, also of the one that calls this.

@@ -56,7 +56,7 @@ impl Stream {
     /// A number below this one; 0 if there is none.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         // The upper half of the product: no remainder, whose bias would be on the low numbers.
-        (u128::from(self.roll()) * u128::from(end) >> 64) as u64
+        ((u128::from(self.roll()) * u128::from(end)) >> 64) as u64
     }
 
     /// A number from the first to the last, both included.

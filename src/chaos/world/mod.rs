@@ -1,0 +1,26 @@
+//! The world that simulated agents live in: their disks, the network between them, and what can be done to either.
+//!
+//! | file | what lives there |
+//! | --- | --- |
+//! | `disk.rs`, `journal.rs` | what a disk keeps; the storage contract over it |
+//! | `weather.rs`, `network.rs` | what becomes of messages; the transport's contract over it |
+//! | `site.rs` | both, as one life of an agent finds them |
+//! | `fault.rs` | what can be done to the world |
+//! | `fleet.rs` | the agents and their machines: starting them, and doing it |
+
+mod disk;
+mod fault;
+mod fleet;
+mod journal;
+mod network;
+mod site;
+#[cfg(test)]
+mod tests;
+mod weather;
+
+pub(crate) use self::fleet::{Fleet, Setup, machine};
+pub use self::{
+    disk::{DiskFault, DiskPace},
+    fault::Fault,
+    weather::Weather,
+};

@@ -3,7 +3,7 @@
 pub(crate) mod kernel;
 mod sim;
 mod trace;
-mod world;
+pub(crate) mod world;
 
 pub use self::{
     sim::{Job, JobEnded, Report, Sim, SimBuilder, SimError, SimErrorKind},

@@ -15,7 +15,7 @@ mod journal;
 mod network;
 mod site;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod weather;
 
 pub(crate) use self::fleet::{Fleet, Setup, machine};

@@ -89,6 +89,8 @@ struct Ends {
     /// Whose address it is.
     agents: BTreeMap<String, usize>,
     listening: BTreeMap<String, Arc<End>>,
+    /// All, those that only call as well, in the order of their making.
+    all: Vec<Arc<End>>,
     /// Without power.
     dark: BTreeSet<String>,
 }
@@ -182,30 +184,34 @@ impl Network {
         change(&mut lock(&self.shared.skies));
     }
 
-    /// A transport of the present life of the present machine.
+    /// A transport that listens, of the present life of the present machine.
     pub(crate) fn bind(
         &self,
         agent: usize,
         listen: &str,
         identity: watch::Receiver<Identity>,
     ) -> Result<SimTransport, BindError> {
-        let end = Arc::new(End {
-            agent,
-            address: listen.to_owned(),
-            spawner: Spawner::current(),
-            identity,
-            handler: watch::Sender::new(None),
-            pipes: Mutex::default(),
-            death: Mutex::default(),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
-        });
+        let end = Arc::new(End::new(agent, listen, identity));
         let mut ends = lock(&self.shared.ends);
         if ends.listening.contains_key(listen) {
             return Err(BindError::Taken { address: listen.to_owned() });
         }
         ends.listening.insert(listen.to_owned(), Arc::clone(&end));
-        Ok(SimTransport { shared: Arc::clone(&self.shared), end })
+        ends.all.push(Arc::clone(&end));
+        Ok(SimTransport { shared: Arc::clone(&self.shared), end, listens: true })
+    }
+
+    /// A transport that only calls.
+    #[cfg(test)]
+    pub(crate) fn caller(
+        &self,
+        agent: usize,
+        name: &str,
+        identity: watch::Receiver<Identity>,
+    ) -> SimTransport {
+        let end = Arc::new(End::new(agent, name, identity));
+        lock(&self.shared.ends).all.push(Arc::clone(&end));
+        SimTransport { shared: Arc::clone(&self.shared), end, listens: false }
     }
 
     /// Takes an address off the network, as its process or its machine goes. What is returned is dropped when that has
@@ -253,7 +259,15 @@ impl Shared {
 
     /// An end is no more. Word of it reaches those who are connected with it, if it can.
     fn bury(self: &Arc<Self>, end: &Arc<End>, death: Death) {
-        if lock(&end.death).replace(death).is_some() || death == Death::Silent {
+        if lock(&end.death).replace(death).is_some() {
+            return;
+        }
+        let others = {
+            let mut ends = lock(&self.ends);
+            ends.all.retain(|other| !Arc::ptr_eq(other, end));
+            ends.all.clone()
+        };
+        if death == Death::Silent {
             return;
         }
         let pipes_of = |end: &End| -> Vec<Arc<Pipe>> {
@@ -264,7 +278,6 @@ impl Shared {
             let host = pipe.host.agent;
             self.tell(end.agent, host, move || pipe.over.cancel());
         }
-        let others: Vec<Arc<End>> = lock(&self.ends).listening.values().cloned().collect();
         for caller in others {
             for pipe in pipes_of(&caller).into_iter().filter(|pipe| Arc::ptr_eq(&pipe.host, end)) {
                 self.tell(end.agent, caller.agent, move || pipe.broken.store(true, Ordering::Relaxed));
@@ -458,6 +471,20 @@ impl Shared {
 }
 
 impl End {
+    fn new(agent: usize, address: &str, identity: watch::Receiver<Identity>) -> Self {
+        Self {
+            agent,
+            address: address.to_owned(),
+            spawner: Spawner::current(),
+            identity,
+            handler: watch::Sender::new(None),
+            pipes: Mutex::default(),
+            death: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.spawner.spawn(self.tasks.track_future(async move {
@@ -501,20 +528,20 @@ impl Pipe {
 pub(crate) struct SimTransport {
     shared: Arc<Shared>,
     end: Arc<End>,
+    listens: bool,
 }
 
 impl SimTransport {
     fn leave(&self) {
         self.end.stop.cancel();
         self.end.handler.send_replace(None);
-        let mine = {
+        {
             let mut ends = lock(&self.shared.ends);
-            let mine = ends.listening.get(&self.end.address).is_some_and(|end| Arc::ptr_eq(end, &self.end));
-            mine && ends.listening.remove(&self.end.address).is_some()
-        };
-        if mine {
-            self.shared.bury(&self.end, Death::Reset);
+            if ends.listening.get(&self.end.address).is_some_and(|end| Arc::ptr_eq(end, &self.end)) {
+                ends.listening.remove(&self.end.address);
+            }
         }
+        self.shared.bury(&self.end, Death::Reset);
         lock(&self.end.pipes).clear();
     }
 
@@ -619,11 +646,11 @@ impl SimTransport {
 #[async_trait]
 impl Transport for SimTransport {
     fn address(&self) -> Option<&str> {
-        Some(&self.end.address)
+        self.listens.then_some(self.end.address.as_str())
     }
 
     fn serve(&self, handler: Arc<dyn Handler>) {
-        if !self.end.stop.is_cancelled() {
+        if self.listens && !self.end.stop.is_cancelled() {
             self.end.handler.send_if_modified(|present| {
                 let first = present.is_none();
                 present.get_or_insert(handler);

@@ -113,6 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "real time must pass")]
     fn the_system_clock_goes_forward() {
         let first = SystemClock.now();
         std::thread::sleep(Duration::from_millis(5));

@@ -54,6 +54,8 @@ const RULES: &[Rule] = &[
             ("src/clock.rs", "the place itself"),
             ("src/raft/mod.rs", "the age of a quorum's acknowledgement, on openraft's own clock"),
             ("src/lease/held/tests.rs", "measures what a check costs, and that paused time stood still"),
+            ("src/runtime/switch.rs", "the clock by which tokio's timers go, for openraft"),
+            ("src/raft/seam.rs", "openraft's trait for it, over the seam's"),
         ],
     },
     Rule {
@@ -61,7 +63,9 @@ const RULES: &[Rule] = &[
         scope: Scope::Shipped,
         why: "tasks, timers and randomness come from `runtime.rs`, so that a run can be replayed",
         places: &[
-            ("src/runtime.rs", "the place itself"),
+            ("src/runtime/", "the place itself"),
+            ("src/raft/seam.rs", "openraft's trait for dice is the crate's"),
+            ("src/chaos/kernel/mod.rs", "switches tokio's budget of polls off"),
             ("src/bin/", "a process of its own: signals, children"),
         ],
     },

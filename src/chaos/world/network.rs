@@ -259,9 +259,10 @@ impl Shared {
 
     /// An end is no more. Word of it reaches those who are connected with it, if it can.
     fn bury(self: &Arc<Self>, end: &Arc<End>, death: Death) {
-        if lock(&end.death).replace(death).is_some() {
+        if end.is_gone() {
             return;
         }
+        *lock(&end.death) = Some(death);
         let others = {
             let mut ends = lock(&self.ends);
             ends.all.retain(|other| !Arc::ptr_eq(other, end));
@@ -315,7 +316,7 @@ impl Shared {
             to: host,
             method: method.0,
             bytes: payload.len(),
-            digest: digest(&payload[..]),
+            digest: u64::from(crc32fast::hash(&payload)),
         };
         self.tracer.note(sent(Leg::Request));
         let (reply, answer) = oneshot::channel();
@@ -444,7 +445,7 @@ impl Shared {
         // The caller's time is up.
         let Some(answer) = answer else { return drop(reply.send(Reply::Silence)) };
         let (bytes, text) = match &answer {
-            Answer::Response(payload) => (payload.len(), digest(&payload[..])),
+            Answer::Response(payload) => (payload.len(), u64::from(crc32fast::hash(payload))),
             Answer::Refusal(refusal) => (refusal.text.len(), digest(&(refusal.code, &refusal.text))),
             Answer::Failed(detail) => (detail.len(), digest(detail)),
         };
@@ -639,6 +640,7 @@ impl SimTransport {
                 "the other side is gone"
             }
         };
+        pipe.broken.store(true, Ordering::Relaxed);
         Ok(Err(Unanswered::ConnectionLost { detail: detail.to_owned() }))
     }
 }

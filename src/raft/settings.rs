@@ -37,7 +37,8 @@ pub(super) fn of(timing: &Timing, compaction: Compaction) -> Result<Config, Conf
         snapshot_policy: SnapshotPolicy::LogsSinceLast(compaction.entries),
         max_in_snapshot_log_to_keep: compaction.kept,
         replication_lag_threshold: compaction.entries + compaction.kept,
-        purge_batch_size: 1_000,
+        // 1,000 as a rule.
+        purge_batch_size: compaction.entries / 20,
         // Followers are sent an entry while the leader's own disk is still busy with it, not a round of the core's
         // loop later. The log's entries are readable before `append` returns, which this relies on.
         broadcast_submitted_on_append: Some(true),

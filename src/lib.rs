@@ -9,7 +9,8 @@
 //! - [`WriteLease`] and [`WriteLeaseProvider`] are the interface for code that doesn't care who grants.
 //! - [`Error`] gathers the errors; each kind of call has its own, and each variant says whether something may have
 //!   happened.
-//! - [`InProcessNetwork`] and [`ManualClock`] are for your tests.
+//! - [`InProcessNetwork`] and [`ManualClock`] are for your tests. With the feature `chaos` whole clusters can be simulated,
+//!   and each run replayed from its seed.
 
 mod agent;
 #[cfg(feature = "chaos")]

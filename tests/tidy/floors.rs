@@ -41,6 +41,8 @@ const FLOORS: &[(&str, u8)] = &[
     // What is built from these.
     ("provider", 6),
     ("test_support", 6),
+    // The world in which all of it can be simulated.
+    ("chaos", 7),
     // `lib.rs` and the command line see everything.
     ("lib", 8),
     ("bin", 8),

@@ -131,6 +131,9 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("tests/seed_interface.rs", "lets the ttl of a real cluster pass"),
 ];
 
+/// Where to sleep costs no time: it is simulated.
+const SIMULATED: &[&str] = &["src/chaos/", "tests/chaos/"];
+
 fn has_its_place(rule: &Rule, path: &str) -> bool {
     rule.places.iter().any(|(place, _)| path == *place || (place.ends_with('/') && path.starts_with(place)))
 }
@@ -193,7 +196,10 @@ fn no_test_sleeps_without_a_reason() {
         }
     }
     for source in sources {
-        if SLEEPERS.iter().any(|(path, _)| source.path == *path) || source.path.starts_with("benches/") {
+        if SLEEPERS.iter().any(|(path, _)| source.path == *path)
+            || SIMULATED.iter().any(|folder| source.path.starts_with(folder))
+            || source.path.starts_with("benches/")
+        {
             continue;
         }
         for at in finds(&source.code, "sleep(") {

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::{
-    chaos::world::network::{Death, SimTransport},
+    chaos::world::{link::SimTransport, network::Death},
     id::NodeId,
     name::AgentName,
     runtime::{sleep, watch},
@@ -59,7 +59,7 @@ struct Two {
 }
 
 fn identity(node: u64) -> watch::Receiver<Identity> {
-    let agent = AgentName::new(&format!("agent-{node}")).unwrap();
+    let agent = AgentName::new(format!("agent-{node}")).unwrap();
     let node = Some(NodeId::from_bits(node));
     watch::channel(Identity { cluster: None, node, role: Role::Member, agent }).1
 }

@@ -1,17 +1,20 @@
 //! What can go wrong: one enum for each kind of call. Each variant says whether something may have happened.
 
-use std::{fmt, time::Duration};
+mod access;
 
+use std::time::Duration;
+
+pub use self::access::{AccessError, WriteLost};
 use crate::{
     config::{ConfigError, TtlError},
+    holder::HolderInfo,
     id::{ClusterId, NodeId},
     lease::FenceError,
-    limits::METADATA_BYTES_MAX,
+    limits::{LOCK_DELAY_MAX, METADATA_BYTES_MAX, PERMITS_MAX, REASON_BYTES_MAX},
+    mode::Mode,
     name::{AgentName, Name, NameError},
     session::LeaseLost,
     storage::StorageError,
-    table::HeldBy,
-    token::Token,
     transport::BindError,
 };
 
@@ -34,18 +37,27 @@ pub enum Error {
     /// A release is not known to be committed.
     #[error(transparent)]
     Release(#[from] ReleaseError),
+    /// A lease was not revoked, or not handed over.
+    #[error(transparent)]
+    Revoke(#[from] RevokeError),
     /// A question was not answered.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// A client did not connect.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// A text can't be a name. *Nothing happened.*
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// A lease is held no more.
     #[error(transparent)]
     Lost(#[from] LeaseLost),
     /// A protected resource refused a token.
     #[error(transparent)]
     Fence(#[from] FenceError),
+    /// An access gave no write guard, or its guard is held no more.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// A guard's lease id is none of this provider's. *Nothing happened.*
     #[error("the guard's lease id is not one that this provider can use: {detail}")]
     ForeignGuard {
@@ -78,60 +90,17 @@ impl Error {
     }
 }
 
+/// So that `?` works on a write guard's check.
+impl From<WriteLost> for Error {
+    fn from(lost: WriteLost) -> Self {
+        Self::Access(AccessError::Lost(lost))
+    }
+}
+
 /// So that `?` works on an error that is boxed already.
 impl From<Box<dyn std::error::Error + Send + Sync>> for Error {
     fn from(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
         Self::Provider(error)
-    }
-}
-
-/// Who holds a name, as others see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct HolderInfo {
-    /// The agent's name.
-    pub agent: AgentName,
-    /// The node through which it asked.
-    pub node: NodeId,
-    /// Its fencing token.
-    pub token: Token,
-    /// When it was granted, by the wall clock of the leader that did: for people.
-    pub since: chrono::DateTime<chrono::Utc>,
-    /// How long the lease lives without a renewal.
-    pub ttl: Duration,
-    /// What the holder wants others to see.
-    pub metadata: bytes::Bytes,
-    /// Whether it has been revoked and is about to end.
-    pub revoked: bool,
-    /// How many wait for the name.
-    pub waiters: u64,
-}
-
-impl HolderInfo {
-    pub(crate) fn of(held: &HeldBy) -> Self {
-        let ms = i64::try_from(held.since_unix_ms).unwrap_or(i64::MAX);
-        Self {
-            agent: held.holder.agent.clone(),
-            node: held.holder.node,
-            token: held.token,
-            since: chrono::DateTime::from_timestamp_millis(ms).unwrap_or(chrono::DateTime::UNIX_EPOCH),
-            ttl: Duration::from_millis(held.ttl_ms),
-            metadata: held.metadata.clone(),
-            revoked: held.revoked,
-            waiters: held.waiters,
-        }
-    }
-}
-
-impl fmt::Display for HolderInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = self.since.format("%Y-%m-%dT%H:%M:%SZ");
-        write!(f, "held by {} since {since} with token {}", self.agent, self.token)?;
-        match self.waiters {
-            0 => Ok(()),
-            1 => f.write_str(", 1 waits"),
-            waiters => write!(f, ", {waiters} wait"),
-        }
     }
 }
 
@@ -242,6 +211,34 @@ pub enum AcquireError {
     Metadata {
         /// Its length.
         bytes: usize,
+    },
+    /// *Nothing happened*: there is no such mode.
+    #[error("a {mode}; give 1 to {PERMITS_MAX} permits")]
+    Mode {
+        /// What was asked.
+        mode: Mode,
+    },
+    /// *Nothing happened*: the lock delay is too long, or the lease isn't exclusive.
+    #[error(
+        "a lock delay of {span:?} on a lease that is {mode}; give an exclusive lease at most {LOCK_DELAY_MAX:?}, others none"
+    )]
+    LockDelay {
+        /// What was asked.
+        span: Duration,
+        /// The mode.
+        mode: Mode,
+    },
+    /// *Nothing happened*: nobody holds the name, it is closed after an expiry, and this call doesn't wait.
+    #[error(
+        "{name:?} is closed to others for {delay:?} after the lease of {agent} has expired; wait for it with acquire(), or try again later"
+    )]
+    Closed {
+        /// The name.
+        name: Name,
+        /// Whose lease expired.
+        agent: AgentName,
+        /// For how long it is closed in all.
+        delay: Duration,
     },
     /// *Nothing happened*: someone holds the name, and this call doesn't wait.
     #[error("{name:?} is {holder}; wait for it with acquire(), or try again later")]
@@ -360,6 +357,65 @@ pub enum ReadError {
         detail: String,
     },
     /// The agent has stopped.
+    #[error("the agent has stopped ({detail}); start it again")]
+    Stopped {
+        /// Why.
+        detail: String,
+    },
+}
+
+/// Why a lease was not revoked by hand, or not handed over.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RevokeError {
+    /// *Nothing happened*: the name's leases could not be looked at.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// *Nothing happened*: the reason is too long, or has control characters.
+    #[error("a reason of {bytes} bytes; give it at most {REASON_BYTES_MAX} bytes without control characters")]
+    Reason {
+        /// Its length.
+        bytes: usize,
+    },
+    /// *Nothing happened*: nobody of this agent waits for the name.
+    #[error(
+        "{name:?} can't be handed over to {to}, which doesn't wait for it; let it acquire the name first, or revoke the lease for the first waiter"
+    )]
+    NoSuchWaiter {
+        /// The name.
+        name: Name,
+        /// Who was to have it.
+        to: AgentName,
+    },
+    /// *Nothing happened*: several hold the name, and it is not said which of them is to hand it over.
+    #[error(
+        "{name:?} is held by {holders} at once, so that nobody hands it over; revoke them all, if that is meant"
+    )]
+    Several {
+        /// The name.
+        name: Name,
+        /// How many hold it.
+        holders: u64,
+    },
+    /// *Nothing happened*: no leader could be asked in time. Of several leases, some may be revoked already.
+    #[error(
+        "{name:?} could not be revoked: {detail}; check that a majority of the agents runs and is connected"
+    )]
+    Unavailable {
+        /// The name.
+        name: Name,
+        /// What was tried.
+        detail: String,
+    },
+    /// *Outcome unknown*: it may be revoked. To ask again is harmless.
+    #[error("it is unknown whether {name:?} was revoked ({detail}); see who holds it, or revoke it again")]
+    Unknown {
+        /// The name.
+        name: Name,
+        /// What was tried.
+        detail: String,
+    },
+    /// The agent has stopped. *Outcome unknown* if it stopped during this call.
     #[error("the agent has stopped ({detail}); start it again")]
     Stopped {
         /// Why.

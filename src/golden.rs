@@ -1,13 +1,19 @@
 //! Golden files: what is stored and sent, held to the bytes that earlier versions wrote (tests only).
 //!
-//! A golden file is the hexadecimal text of a value's bytes, under `tests/golden/<name>.hex`. A change that moves a
-//! field or a variant turns the check red; then the format version must change, and the old files stay beside the
-//! new ones. `LEASEHOLD_WRITE_GOLDEN=1 cargo test` writes the files that are missing, never one that is there.
+//! A golden file is the hexadecimal text of a value's bytes, under `tests/golden/v<format version>/<name>.hex`. A change
+//! that moves a field or a variant turns the check red; then the format version must change, and the old files stay
+//! beside the new ones: they are refused by their version. `LEASEHOLD_WRITE_GOLDEN=1 cargo test` writes the files that are missing, never one that is there.
 //!
 //! The files are also where hostile bytes start from: [`withstands`] and [`hostile`] damage them in every way that is
 //! short to tell, because bytes that are nearly right come further into a decoder than random ones.
 
-use std::{collections::BTreeSet, fmt::Debug, fmt::Write as _, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fmt::Debug,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use proptest::{prelude::*, sample::Index};
 use serde::{Serialize, de::DeserializeOwned};
@@ -106,14 +112,23 @@ pub(crate) fn hostile(goldens: &[Vec<u8>], judge: impl Fn(&[u8])) {
     proptest!(config, |(bytes in bytes)| judge(&bytes));
 }
 
-/// The bytes are what the file has; returns the file's.
+/// The bytes are what the file of the present format version has; returns the file's.
 pub(crate) fn check_bytes(name: &str, bytes: &[u8]) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"));
+    check_file(&folder(codec::FORMAT_VERSION).join(format!("{name}.hex")), bytes)
+}
+
+/// The same for a form that has a version of its own, and its files beside those of the format versions.
+pub(crate) fn check_unversioned(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    check_file(&folder.join(format!("{name}.hex")), bytes)
+}
+
+fn check_file(path: &Path, bytes: &[u8]) -> Vec<u8> {
     if !path.exists() && std::env::var_os("LEASEHOLD_WRITE_GOLDEN").is_some() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, to_hex(bytes)).unwrap();
+        fs::write(path, to_hex(bytes)).unwrap();
     }
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| {
         panic!("{}: {error}; LEASEHOLD_WRITE_GOLDEN=1 writes missing golden files", path.display())
     });
     let golden = from_hex(&text).unwrap_or_else(|| panic!("{} is not hexadecimal text", path.display()));
@@ -124,6 +139,26 @@ pub(crate) fn check_bytes(name: &str, bytes: &[u8]) -> Vec<u8> {
         path.display()
     );
     golden
+}
+
+fn folder(version: u8) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v{version}"))
+}
+
+/// What older versions wrote is refused by the version that it names, never read as something else.
+#[test]
+fn older_forms_are_refused_by_their_version() {
+    // Those that the codec made; the others name their version elsewhere, and have tests of their own.
+    for version in 1..codec::FORMAT_VERSION {
+        for kind in ["founding", "message", "raft"] {
+            let files = fs::read_dir(folder(version).join(kind)).unwrap();
+            for path in files.map(|file| file.unwrap().path()) {
+                let bytes = from_hex(&fs::read_to_string(&path).unwrap()).unwrap();
+                let refused = Err(codec::CodecError::Version { found: version });
+                assert_eq!(codec::decode::<u8>(&bytes), refused, "{}", path.display());
+            }
+        }
+    }
 }
 
 /// 32 bytes a line.

@@ -21,6 +21,10 @@ pub const LEASES_MAX: usize = 1_000_000;
 pub const WAITERS_PER_NAME_MAX: usize = 100_000;
 /// The longest that an agent works on one question of a client's.
 pub const ASK_MAX: Duration = Duration::from_secs(30);
+/// The most permits of one name.
+pub const PERMITS_MAX: u32 = 100_000;
+/// The longest that a name stays closed after an abnormal end.
+pub const LOCK_DELAY_MAX: Duration = TTL_MAX;
 /// How many ended lease ids the replicated table remembers. A request that is older than its memory is refused.
 pub const ENDED_IDS_MAX: usize = 65_536;
 /// The most lease ids in one expiry entry.
@@ -54,8 +58,14 @@ pub const ENTRY_BYTES_MAX: usize = 15 * 1024;
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 1_024;
 /// The most connections that an agent accepts at once.
 pub const CONNECTIONS_MAX: usize = 1_024;
-/// The most applied changes that a watcher may lag before it is told so.
-pub const WATCH_BACKLOG_MAX: usize = 4_096;
+/// The most applied changes that an agent remembers: a watcher that asks for older ones is told that it lags.
+pub const WATCH_BACKLOG_MAX: usize = 16_384;
+/// The most leases in one page of a listing, and the most holders and waiters in a report on a name.
+pub const PAGE_MAX: usize = 1_000;
+/// The most leases that a watcher who lags is told of.
+pub const WATCH_PRESENT_MAX: usize = PAGE_MAX;
+/// About the most bytes of changes in one answer to a watcher; those of one log entry stay together.
+pub const WATCH_ANSWER_BYTES: usize = 1024 * 1024;
 /// The most writes that wait for the storage thread.
 pub const STORAGE_QUEUE_MAX: usize = 4_096;
 /// The largest value in the log's tree, in bytes. A page of sled's holds some 26 of them and must stay under 128 KiB.

@@ -12,10 +12,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    change::{Changes, Filter},
     config::Timing,
+    holder::NameReport,
     id::{ClusterId, LeaseId, NodeId},
     name::{AgentName, Name},
-    table::{Acquire, Ending, HeldBy, Outcome, Revocation, State, Table},
+    table::{Acquire, Ending, HeldBy, Outcome, Revocation, State, Table, TransferTo},
     token::Token,
     transport::Method,
 };
@@ -82,12 +84,12 @@ pub(crate) enum Request {
         /// Which name.
         name: Name,
     },
-    /// A page of the leases, in the order of their names; from the asked agent's replica, linearizable.
+    /// A page of the leases, in the order of names and tokens; from the asked agent's replica, linearizable.
     Leases {
         /// Names that begin with it; empty for all.
         prefix: String,
-        /// Names after this one.
-        after: Option<Name>,
+        /// Leases after this one.
+        after: Option<(Name, Token)>,
         /// At most so many.
         limit: u32,
     },
@@ -97,6 +99,43 @@ pub(crate) enum Request {
     Position,
     /// A log index; whoever has applied it reads linearizably. To the leader.
     ReadIndex,
+    /// The changes after a log index, from the asked agent's replica: as soon as there are any, or when the time is
+    /// over.
+    Watch {
+        /// Of which names.
+        filter: Filter,
+        /// The index that was told last; `None` asks for what holds now.
+        after: Option<u64>,
+        /// How long to wait, in milliseconds.
+        at_most_ms: u64,
+    },
+    /// One log entry. Idempotent by lease id and attempt.
+    Transfer {
+        /// The lease.
+        lease_id: LeaseId,
+        /// To whom.
+        to: TransferTo,
+        /// See [`Command::Transfer`](crate::table::Command::Transfer).
+        attempt: u64,
+    },
+    /// One log entry. Idempotent by token.
+    Revoke {
+        /// The name.
+        name: Name,
+        /// The grant that is meant.
+        token: Token,
+        /// Who asks.
+        by: AgentName,
+        /// Why.
+        reason: String,
+        /// For whom, if for one.
+        heir: Option<AgentName>,
+    },
+    /// All about one name, linearizable.
+    Inspect {
+        /// Which name.
+        name: Name,
+    },
 }
 
 impl Request {
@@ -107,12 +146,26 @@ impl Request {
             | Self::Release { .. }
             | Self::Cancel { .. }
             | Self::Renew { .. }
+            | Self::Transfer { .. }
+            | Self::Revoke { .. }
             | Self::ReadIndex => true,
             Self::Await { .. }
             | Self::Holder { .. }
             | Self::Leases { .. }
             | Self::Status
-            | Self::Position => false,
+            | Self::Position
+            | Self::Watch { .. }
+            | Self::Inspect { .. } => false,
+        }
+    }
+
+    /// How long it waits for something to happen, if it does.
+    pub(crate) fn waits(&self) -> Option<Duration> {
+        match self {
+            Self::Await { at_most_ms, .. } | Self::Watch { at_most_ms, .. } => {
+                Some(Duration::from_millis(*at_most_ms))
+            }
+            _ => None,
         }
     }
 }
@@ -120,7 +173,7 @@ impl Request {
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Response {
-    /// To `Acquire`, `Release`, `Cancel`.
+    /// To `Acquire`, `Release`, `Cancel`, `Transfer`, `Revoke`.
     Outcome(Outcome),
     /// To `Renew`: a verdict for each lease id, in order.
     Renewed(Vec<Verdict>),
@@ -141,6 +194,10 @@ pub(crate) enum Response {
     ReadIndex(u64),
     /// No answer.
     Failed(Failure),
+    /// To `Watch`.
+    Changes(Changes),
+    /// To `Inspect`.
+    Inspected(Box<NameReport>),
 }
 
 /// What the leader says of one renewed lease id.

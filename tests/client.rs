@@ -9,7 +9,9 @@
 
 use std::time::Duration;
 
-use leasehold::{AcquireError, Agent, Client, ConnectError, InProcessNetwork, LossReason, Timing};
+use leasehold::{
+    AcquireError, Agent, ChangeKind, Client, ConnectError, InProcessNetwork, LossReason, Timing,
+};
 
 const WITHIN: Duration = Duration::from_secs(20);
 const TTL: Duration = Duration::from_millis(900);
@@ -260,4 +262,45 @@ async fn it_never_talks_to_another_cluster() {
     client.close().await;
     mine.shutdown().await;
     foreign.shutdown().await;
+}
+
+/// The agent that it asks goes away, and comes back with nothing: no change is missed, none is told twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_has_no_gap_when_its_agent_goes() {
+    let cluster = Cluster::in_process().await;
+    let (watcher, writer) = (cluster.client("watcher").await, cluster.client("writer").await);
+    let mut watch = watcher.watch_prefix("x/").await.unwrap();
+    let watching = tokio::spawn(async move {
+        let (mut tokens, mut last) = (Vec::new(), 0);
+        loop {
+            let change = watch.next().await.unwrap();
+            assert!(change.index >= last, "in order");
+            last = change.index;
+            match change.kind {
+                ChangeKind::Granted { name, .. } if name.as_str() == "x/over" => return tokens,
+                ChangeKind::Granted { token, .. } => tokens.push(token),
+                ChangeKind::Present { .. } => panic!("nothing was forgotten: {change:?}"),
+                _ => {}
+            }
+        }
+    });
+    let mut granted = Vec::new();
+    for round in 0..40 {
+        if round == 20 {
+            // Both clients talk to the first that answered.
+            let talked_to = watcher.status().await.unwrap().node;
+            let agent = cluster.agents.iter().find(|agent| agent.status().node == talked_to).unwrap();
+            agent.shutdown().await;
+        }
+        let lease = writer.acquire(&format!("x/{}", round % 3)).await.unwrap();
+        granted.push(lease.token());
+        lease.release().await.unwrap();
+    }
+    let over = writer.acquire("x/over").await.unwrap();
+    let told = tokio::time::timeout(WITHIN, watching).await.expect("all changes in time").unwrap();
+    assert_eq!(told, granted);
+    drop(over);
+    watcher.close().await;
+    writer.close().await;
+    cluster.stop().await;
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Agent, Handle,
+    Agent,
     founding::Founding,
     ground::{Ground, Opened},
     hub::Hub,
@@ -206,7 +206,7 @@ impl Builder {
         };
         armed.0 = None;
         match result {
-            Ok(node) => Ok(Agent::of(Arc::new(Handle { node, tasks: starting.tasks.clone() }))),
+            Ok(node) => Ok(Agent::of(node, starting.tasks.clone())),
             Err(error) => {
                 starting.undo().await;
                 Err(error)

@@ -3,37 +3,29 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::oneshot;
 
-use super::leader::Leader;
+use super::{history::History, leader::Leader};
 use crate::{
     clock::Clock,
     id::LeaseId,
     lease::Renewer,
-    limits::WATCH_BACKLOG_MAX,
     message::Standing,
     replica::{Applied, Replica},
     runtime,
     table::{Event, Table},
 };
 
-/// The changes of one applied entry.
-#[derive(Debug)]
-pub(crate) struct Batch {
-    pub(crate) index: u64,
-    pub(crate) events: Vec<Event>,
-}
-
 /// See the file's head.
 pub(crate) struct Hub {
     leader: OnceLock<Arc<Leader>>,
     renewer: OnceLock<Arc<Renewer>>,
     turns: Mutex<BTreeMap<LeaseId, Vec<oneshot::Sender<()>>>>,
-    watchers: broadcast::Sender<Arc<Batch>>,
+    history: Mutex<History>,
 }
 
 impl Hub {
@@ -42,7 +34,7 @@ impl Hub {
             leader: OnceLock::new(),
             renewer: OnceLock::new(),
             turns: Mutex::new(BTreeMap::new()),
-            watchers: broadcast::Sender::new(WATCH_BACKLOG_MAX),
+            history: Mutex::default(),
         })
     }
 
@@ -51,9 +43,9 @@ impl Hub {
         let _ = self.renewer.set(renewer);
     }
 
-    /// Every applied change from now on; one that lags by more than [`WATCH_BACKLOG_MAX`] entries is told so.
-    pub(crate) fn watch(&self) -> broadcast::Receiver<Arc<Batch>> {
-        self.watchers.subscribe()
+    /// The latest applied changes. Read under the table's read lock, it ends where the table stands.
+    pub(crate) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the id holds or has ended, at most `within`; answers where it stands then. Cancel-safe.
@@ -82,7 +74,7 @@ impl Hub {
         }
     }
 
-    fn turns(&self) -> std::sync::MutexGuard<'_, BTreeMap<LeaseId, Vec<oneshot::Sender<()>>>> {
+    fn turns(&self) -> MutexGuard<'_, BTreeMap<LeaseId, Vec<oneshot::Sender<()>>>> {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -133,13 +125,10 @@ impl Applied for Hub {
                 }
             }
         }
-        if self.watchers.receiver_count() > 0 {
-            // Fails only when the last watcher has just gone.
-            let _ = self.watchers.send(Arc::new(Batch { index, events: events.to_vec() }));
-        }
+        self.history().push(index, events);
     }
 
-    fn replaced(&self, _index: u64, table: &Table) {
+    fn replaced(&self, index: u64, table: &Table) {
         if let Some(leader) = self.leader.get() {
             leader.replaced();
         }
@@ -148,8 +137,6 @@ impl Applied for Hub {
         }
         // Everyone who awaits a turn looks again.
         self.turns().clear();
-        if self.watchers.receiver_count() > 0 {
-            let _ = self.watchers.send(Arc::new(Batch { index: 0, events: Vec::new() }));
-        }
+        self.history().restart(index);
     }
 }

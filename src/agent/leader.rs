@@ -152,7 +152,7 @@ impl Leader {
                     let live = table.all_live();
                     let held = live.map(|(id, live)| (id, live.token, Duration::from_millis(live.ttl_ms)));
                     let mut fresh = Deadlines::new(term, self.drift, self.clock.now(), held);
-                    for (id, _) in table.all_live().filter(|(_, live)| live.revoked) {
+                    for (id, _) in table.all_live().filter(|(_, live)| !live.renewable) {
                         fresh.revoked(&id);
                     }
                     kept.now = Some(fresh);
@@ -186,7 +186,15 @@ impl Leader {
                     deadlines.began(*lease_id, Some(*token), Duration::from_millis(*ttl_ms), now);
                     began = true;
                 }
-                Event::Ended { lease_id, .. } | Event::Left { lease_id, .. } => deadlines.ended(lease_id),
+                // After the end of its lease, under the same id: nothing renews it, and `Expire` opens the name.
+                Event::Closed { lease_id, token, delay_ms, .. } => {
+                    deadlines.began(*lease_id, Some(*token), Duration::from_millis(*delay_ms), now);
+                    deadlines.revoked(lease_id);
+                    began = true;
+                }
+                Event::Ended { lease_id, .. }
+                | Event::Left { lease_id, .. }
+                | Event::Opened { lease_id, .. } => deadlines.ended(lease_id),
                 Event::Revoked { lease_id, .. } => deadlines.revoked(lease_id),
                 Event::Founded { .. } => {}
             }

@@ -7,35 +7,35 @@
 //! | `node.rs` | what runs, and who ends it |
 //! | `leader.rs` | deadlines, renewals and expiries, while this node leads |
 //! | `route.rs`, `serve.rs` | requests to the leader, and from others |
-//! | `hub.rs`, `watch.rs` | who hears of applied changes |
+//! | `hub.rs`, `history.rs`, `watching.rs` | who hears of applied changes; the latest of them; what watchers are answered |
 
 mod builder;
 mod founding;
 #[cfg(test)]
 mod goldens;
 mod ground;
+mod history;
 mod hub;
 mod leader;
 mod node;
 mod route;
 mod serve;
-mod watch;
+mod watching;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+pub use self::builder::Builder;
 #[cfg(feature = "chaos")]
 pub(crate) use self::ground::{Site, Storage};
 use self::node::Node;
-pub use self::{
-    builder::Builder,
-    watch::{Change, ChangeKind, Watch},
-};
 use crate::{
-    error::{AcquireError, HolderInfo, ReadError},
+    change::Filter,
+    error::{AcquireError, ReadError, RevokeError},
+    holder::{HolderInfo, NameReport},
     id::LeaseId,
-    lease::{Holding, Lease, LeaseRequest, Requester as _},
+    lease::{Election, Holding, Lease, LeaseRequest, Requester as _, Watch, by_hand},
     message::{Failure, Request, Response, StatusReport, Verdict},
-    name::Name,
+    name::{AgentName, Name, NameError},
     tasks::Tasks,
     token::Token,
 };
@@ -73,6 +73,7 @@ pub struct Agent {
 /// What the clones share; its end is the agent's.
 struct Handle {
     node: Arc<Node>,
+    holding: Arc<Holding>,
     tasks: Tasks,
 }
 
@@ -91,8 +92,9 @@ impl Agent {
         Builder::new(name.into())
     }
 
-    fn of(handle: Arc<Handle>) -> Self {
-        Self { handle }
+    fn of(node: Arc<Node>, tasks: Tasks) -> Self {
+        let holding = Arc::new(Holding { renewer: node.renewer.clone(), requester: node.clone() });
+        Self { handle: Arc::new(Handle { node, holding, tasks }) }
     }
 
     fn node(&self) -> &Arc<Node> {
@@ -101,8 +103,15 @@ impl Agent {
 
     /// A lease with options, see [`LeaseRequest`].
     pub fn lease(&self, name: &str) -> LeaseRequest {
-        let node = self.node().clone();
-        LeaseRequest::new(Holding { renewer: node.renewer.clone(), requester: node }, name)
+        LeaseRequest::new(self.handle.holding.clone(), name)
+    }
+
+    /// An election for the office of this name.
+    ///
+    /// # Errors
+    /// [`NameError`] when it can't be a name.
+    pub fn election(&self, name: &str) -> Result<Election, NameError> {
+        Ok(Election::new(self.handle.holding.clone(), Name::new(name)?))
     }
 
     /// Acquires a lease on the name, waiting for its turn, first come first served. It is kept alive in the background.
@@ -144,7 +153,7 @@ impl Agent {
 
     fn look(&self, name: &Name) -> Option<HolderInfo> {
         let reading = self.node().replica.read();
-        reading.table().holder(name).map(|view| HolderInfo::of(&view.held_by()))
+        reading.table().holder(name).map(|view| view.held_by().into())
     }
 
     /// What the lease id holds, as far as this replica knows.
@@ -178,34 +187,81 @@ impl Agent {
         }
     }
 
-    /// The held leases whose names begin with the prefix, by name: at most `limit` (and 1000) after the name `after`,
-    /// and whether there are more. Linearizable. Cancel-safe.
+    /// All about one name: who holds it, who waits, whether it is closed. Linearizable; cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReadError`] when nobody could say within 10 s.
+    pub async fn inspect(&self, name: &str) -> Result<NameReport, ReadError> {
+        by_hand::inspect(self.node().as_ref(), name).await
+    }
+
+    /// Revokes the lease on the name, or all of them where it is shared, whoever holds it. Returns whose they were;
+    /// nobody's, where the name is free.
+    ///
+    /// A revoked lease can't be renewed any more. Its holder is told ([`LossReason::Revoked`]) and stops, and the next
+    /// waiter has it about a round trip later; a holder that can't be reached stops at its deadline.
+    ///
+    /// Not cancel-safe: dropped, it may have revoked the lease or not. To call it again is harmless.
+    ///
+    /// # Errors
+    /// [`RevokeError`]: for each variant it says whether something may have happened.
+    ///
+    /// [`LossReason::Revoked`]: crate::LossReason::Revoked
+    pub async fn revoke(&self, name: &str, reason: &str) -> Result<Vec<HolderInfo>, RevokeError> {
+        by_hand::revoke(self.node().as_ref(), name, reason, None).await
+    }
+
+    /// Revokes the lease on the name in favour of a waiter of this agent, who has it next instead of the first in the
+    /// queue. Otherwise as [`revoke`](Self::revoke); its holder is told [`LossReason::Transferred`].
+    ///
+    /// # Errors
+    /// As [`revoke`](Self::revoke), and [`RevokeError::NoSuchWaiter`], [`RevokeError::Several`].
+    ///
+    /// [`LossReason::Transferred`]: crate::LossReason::Transferred
+    pub async fn transfer(
+        &self,
+        name: &str,
+        to: &AgentName,
+        reason: &str,
+    ) -> Result<Vec<HolderInfo>, RevokeError> {
+        by_hand::revoke(self.node().as_ref(), name, reason, Some(to.clone())).await
+    }
+
+    /// The held leases whose names begin with the prefix, in the order of names and tokens: at most `limit` (and 1000)
+    /// after the lease `after`, and whether there are more. Each page is linearizable by itself. Cancel-safe.
     ///
     /// # Errors
     /// [`ReadError`] when no leader confirmed within 10 s.
     pub async fn leases(
         &self,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<(&Name, Token)>,
         limit: usize,
     ) -> Result<(Vec<(Name, HolderInfo)>, bool), ReadError> {
         self.node().catch_up(READ_AT_MOST).await.map_err(read_error)?;
         let (leases, more) = self.node().page(prefix, after, limit);
-        Ok((leases.into_iter().map(|(name, held)| (name, HolderInfo::of(&held))).collect(), more))
+        Ok((leases.into_iter().map(|(name, held)| (name, held.into())).collect(), more))
     }
 
-    /// The changes of a name that this replica applies from now on, in order. No network.
+    /// The changes of a name that this replica applies from now on, or since a log index, in order. No network.
     ///
     /// # Errors
     /// [`ReadError::Name`].
     pub fn watch(&self, name: &str) -> Result<Watch, ReadError> {
-        Ok(Watch::new(self.node().clone(), Some(Name::new(name)?)))
+        Ok(self.watching(Filter::Name(Name::new(name)?)))
     }
 
-    /// The changes of all names that this replica applies from now on, in order. No network.
-    #[must_use]
-    pub fn watch_all(&self) -> Watch {
-        Watch::new(self.node().clone(), None)
+    /// The changes of all names that begin with this prefix, which may be empty. As [`watch`](Self::watch).
+    ///
+    /// # Errors
+    /// [`ReadError::Name`] when no name can begin so.
+    pub fn watch_prefix(&self, prefix: &str) -> Result<Watch, ReadError> {
+        Ok(self.watching(Filter::prefix(prefix)?))
+    }
+
+    fn watching(&self, filter: Filter) -> Watch {
+        let now = self.node().replica.read().index();
+        Watch::new(self.node().clone(), filter, now)
     }
 
     /// How this agent is: its part, its term, who leads, the members. At once, no network.

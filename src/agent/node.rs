@@ -12,13 +12,14 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{founding::Plan, hub::Hub, leader::Leader, route::Router};
+use super::{founding::Plan, hub::Hub, leader::Leader, route::Router, watching};
 use crate::{
     clock::{self, Clock},
     config::Timing,
+    holder::NameReport,
     id::{ClusterId, LeaseId},
     lease::{Answered, Renewer, Requester},
-    limits::RENEW_MAX,
+    limits::{PAGE_MAX, RENEW_MAX},
     message::{Failure, MemberRole, MemberStatus, Request, Response, StatusReport},
     name::Name,
     raft::{Consensus, Receiver},
@@ -33,8 +34,6 @@ use crate::{
     transport::Transport,
 };
 
-/// The most leases in one page of a listing.
-const PAGE_MAX: usize = 1_000;
 /// How long a stopping agent gives back its leases, at most.
 const GIVE_BACK_AT_MOST: Duration = Duration::from_secs(2);
 
@@ -235,7 +234,7 @@ impl Node {
     pub(crate) fn page(
         &self,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<(&Name, Token)>,
         limit: usize,
     ) -> (Vec<(Name, HeldBy)>, bool) {
         let reading = self.replica.read();
@@ -306,14 +305,30 @@ impl Node {
                 }
                 Err(failure) => Response::Failed(failure),
             },
+            Request::Inspect { name } => match self.catch_up(within).await {
+                Ok(()) => {
+                    let report = NameReport::of(self.replica.read().table(), name);
+                    Response::Inspected(Box::new(report))
+                }
+                Err(failure) => Response::Failed(failure),
+            },
             Request::Leases { prefix, after, limit } => match self.catch_up(within).await {
                 Ok(()) => {
                     let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
-                    let (leases, more) = self.page(prefix, after.as_ref(), limit);
+                    let after = after.as_ref().map(|(name, token)| (name, *token));
+                    let (leases, more) = self.page(prefix, after, limit);
                     Response::Leases { leases, more }
                 }
                 Err(failure) => Response::Failed(failure),
             },
+            Request::Watch { filter, after, at_most_ms } => {
+                let at_most = Duration::from_millis(*at_most_ms).min(within);
+                let changes = watching::changes(self, filter, *after, at_most);
+                match runtime::select2(changes, self.until_stopped()).await {
+                    Either::First(changes) => Response::Changes(changes),
+                    Either::Second(reason) => Response::Failed(Failure::Stopped(reason)),
+                }
+            }
             Request::Position => Response::ReadIndex(self.replica.read().index()),
             Request::Status => Response::Status(Box::new(self.status())),
             other => Response::Failed(Failure::Refused(format!("{other:?} needs the leader"))),

@@ -13,7 +13,7 @@ use crate::{
     codec,
     id::NodeId,
     lease::{Answered, Attempts, failure_of_call},
-    limits::METADATA_BYTES_MAX,
+    limits::{METADATA_BYTES_MAX, REASON_BYTES_MAX},
     message::{Failure, LEAD, Request, Response},
     raft::{Consensus, ConsensusError},
     runtime,
@@ -128,6 +128,16 @@ impl Router {
             Request::Acquire(acquire) => Command::Acquire(acquire),
             Request::Release { lease_id } => Command::Release { lease_id },
             Request::Cancel { lease_id } => Command::Cancel { lease_id },
+            Request::Transfer { lease_id, to, attempt } => Command::Transfer { lease_id, to, attempt },
+            Request::Revoke { reason, .. } if reason.len() > REASON_BYTES_MAX => {
+                return Response::Failed(Failure::Refused(format!(
+                    "a reason of {} bytes, the longest has {REASON_BYTES_MAX}",
+                    reason.len()
+                )));
+            }
+            Request::Revoke { name, token, by, reason, heir } => {
+                Command::Revoke { name, token, by, reason: reason.into(), heir }
+            }
             other => {
                 return Response::Failed(Failure::Refused(format!(
                     "{other:?} is not a request for the leader"

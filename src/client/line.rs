@@ -8,9 +8,9 @@
 //! off, or stopped by a signal) must not use up a renewal's whole time while others would answer.
 //!
 //! What the asked agent answers is as good as the leader's own: it asks the leader in turn (`Renew`, `Acquire`), or
-//! reads its replica once that has caught up with a position that the leader confirmed. `Await` is the exception: it is
-//! answered by the replica alone. There a lagging agent costs time, never safety, since whoever is told "you hold it"
-//! renews at the leader before believing it.
+//! reads its replica once that has caught up with a position that the leader confirmed. `Await` and `Watch` are the
+//! exceptions: they are answered by the replica alone. There a lagging agent costs time, never safety: whoever is told
+//! "you hold it" renews at the leader before believing it, and a watcher says itself what it was told last.
 
 use std::{
     future::Future,
@@ -127,8 +127,8 @@ impl Line {
 
     /// How long one attempt may take, of what is left.
     fn patience(&self, request: &Request, left: Duration) -> Duration {
-        if let Request::Await { at_most_ms, .. } = request {
-            return left.min(Duration::from_millis(*at_most_ms) + ATTEMPT_MAX);
+        if let Some(waits) = request.waits() {
+            return left.min(waits + ATTEMPT_MAX);
         }
         if self.addresses.len() == 1 {
             return left;
@@ -152,7 +152,7 @@ impl Line {
     /// One attempt at the current agent; `None` when a wait was broken off because that has changed.
     async fn attempt(&self, request: &Request, at: usize, within: Duration) -> Option<Response> {
         let asked = self.ask_at(&self.addresses[at], request, within);
-        if !matches!(request, Request::Await { .. }) {
+        if request.waits().is_none() {
             return Some(asked.await);
         }
         // It would go on waiting at an agent that others have found silent.

@@ -3,7 +3,7 @@
 //! It is as safe as an agent's own lease: what a holder may believe is decided by its session, by its own clock, with
 //! the cluster's drift bound ([`Line`] takes it from the agents when it connects). It only learns less. It has no
 //! replica to hear ends from, so it is told of a revocation by its next renewal, at most ttl/3 later; and it has no
-//! `holder_local` and no `watch`.
+//! `holder_local`.
 //!
 //! | file | what lives there |
 //! | --- | --- |
@@ -20,12 +20,15 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use self::builder::ClientBuilder;
 use self::line::Line;
 use crate::{
+    change::Filter,
     config::Timing,
-    error::{AcquireError, HolderInfo, ReadError},
-    lease::{Holding, Lease, LeaseRequest, Renewer, Requester as _},
+    error::{AcquireError, ReadError, RevokeError},
+    holder::{HolderInfo, NameReport},
+    lease::{Election, Holding, Lease, LeaseRequest, Renewer, Requester as _, Watch, by_hand},
     message::{Failure, Request, Response, StatusReport},
-    name::Name,
+    name::{AgentName, Name, NameError},
     tasks::Tasks,
+    token::Token,
 };
 
 /// How long a question about leases is asked.
@@ -61,15 +64,15 @@ pub struct Client {
 /// What the clones share; its end is the client's.
 struct Handle {
     line: Arc<Line>,
-    renewer: Arc<Renewer>,
+    holding: Arc<Holding>,
     tasks: Tasks,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
         if !self.tasks.is_stopping() {
-            let (line, renewer) = (self.line.clone(), self.renewer.clone());
-            self.tasks.spawn_apart(async move { line.close(&renewer).await });
+            let (line, holding) = (self.line.clone(), self.holding.clone());
+            self.tasks.spawn_apart(async move { line.close(&holding.renewer).await });
         }
     }
 }
@@ -83,7 +86,8 @@ impl Client {
     fn new(line: Arc<Line>, tasks: Tasks) -> Self {
         let renewer = Renewer::new(line.clock().clone());
         tasks.spawn(renewer.clone().run(line.clone()));
-        Self { handle: Arc::new(Handle { line, renewer, tasks }) }
+        let holding = Arc::new(Holding { requester: line.clone(), renewer });
+        Self { handle: Arc::new(Handle { line, holding, tasks }) }
     }
 
     fn line(&self) -> &Arc<Line> {
@@ -92,8 +96,15 @@ impl Client {
 
     /// A lease with options, see [`LeaseRequest`].
     pub fn lease(&self, name: &str) -> LeaseRequest {
-        let holding = Holding { renewer: self.handle.renewer.clone(), requester: self.line().clone() };
-        LeaseRequest::new(holding, name)
+        LeaseRequest::new(self.handle.holding.clone(), name)
+    }
+
+    /// An election for the office of this name.
+    ///
+    /// # Errors
+    /// [`NameError`] when it can't be a name.
+    pub fn election(&self, name: &str) -> Result<Election, NameError> {
+        Ok(Election::new(self.handle.holding.clone(), Name::new(name)?))
     }
 
     /// Acquires a lease on the name, waiting for its turn, first come first served. It is kept alive in the background.
@@ -121,28 +132,96 @@ impl Client {
     pub async fn holder(&self, name: &str) -> Result<Option<HolderInfo>, ReadError> {
         let request = Request::Holder { name: Name::new(name)? };
         match self.line().ask(&request, READ_AT_MOST).await.response {
-            Response::Holder(held) => Ok(held.as_ref().map(HolderInfo::of)),
+            Response::Holder(held) => Ok(held.map(HolderInfo::from)),
             other => Err(read_error(other)),
         }
     }
 
-    /// The held leases whose names begin with the prefix, by name: at most `limit` (and 1000) after the name `after`,
-    /// and whether there are more. Each page is linearizable by itself. Cancel-safe.
+    /// All about one name: who holds it, who waits, whether it is closed. Linearizable; cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReadError`] when nobody could say within 10 s.
+    pub async fn inspect(&self, name: &str) -> Result<NameReport, ReadError> {
+        by_hand::inspect(self.line().as_ref(), name).await
+    }
+
+    /// Revokes the lease on the name, or all of them where it is shared, whoever holds it. Returns whose they were;
+    /// nobody's, where the name is free.
+    ///
+    /// A revoked lease can't be renewed any more. Its holder is told ([`LossReason::Revoked`]) and stops, and the next
+    /// waiter has it about a round trip later; a holder that can't be reached stops at its deadline.
+    ///
+    /// Not cancel-safe: dropped, it may have revoked the lease or not. To call it again is harmless.
+    ///
+    /// # Errors
+    /// [`RevokeError`]: for each variant it says whether something may have happened.
+    ///
+    /// [`LossReason::Revoked`]: crate::LossReason::Revoked
+    pub async fn revoke(&self, name: &str, reason: &str) -> Result<Vec<HolderInfo>, RevokeError> {
+        by_hand::revoke(self.line().as_ref(), name, reason, None).await
+    }
+
+    /// Revokes the lease on the name in favour of a waiter of this agent, who has it next instead of the first in the
+    /// queue. Otherwise as [`revoke`](Self::revoke); its holder is told [`LossReason::Transferred`].
+    ///
+    /// # Errors
+    /// As [`revoke`](Self::revoke), and [`RevokeError::NoSuchWaiter`], [`RevokeError::Several`].
+    ///
+    /// [`LossReason::Transferred`]: crate::LossReason::Transferred
+    pub async fn transfer(
+        &self,
+        name: &str,
+        to: &AgentName,
+        reason: &str,
+    ) -> Result<Vec<HolderInfo>, RevokeError> {
+        by_hand::revoke(self.line().as_ref(), name, reason, Some(to.clone())).await
+    }
+
+    /// The held leases whose names begin with the prefix, in the order of names and tokens: at most `limit` (and 1000)
+    /// after the lease `after`, and whether there are more. Each page is linearizable by itself. Cancel-safe.
     ///
     /// # Errors
     /// [`ReadError`] when no agent could answer within 10 s.
     pub async fn leases(
         &self,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<(&Name, Token)>,
         limit: usize,
     ) -> Result<(Vec<(Name, HolderInfo)>, bool), ReadError> {
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-        let request = Request::Leases { prefix: prefix.to_owned(), after: after.cloned(), limit };
+        let request = Request::Leases {
+            prefix: prefix.to_owned(),
+            after: after.map(|(name, token)| (name.clone(), token)),
+            limit,
+        };
         match self.line().ask(&request, READ_AT_MOST).await.response {
             Response::Leases { leases, more } => {
-                Ok((leases.into_iter().map(|(name, held)| (name, HolderInfo::of(&held))).collect(), more))
+                Ok((leases.into_iter().map(|(name, held)| (name, held.into())).collect(), more))
             }
+            other => Err(read_error(other)),
+        }
+    }
+
+    /// The changes of a name from now on, or since a log index, in order, without a gap also where the client moves on
+    /// to another agent. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReadError`] when no agent could say within 10 s what "now" is.
+    pub async fn watch(&self, name: &str) -> Result<Watch, ReadError> {
+        self.watching(Filter::Name(Name::new(name)?)).await
+    }
+
+    /// The changes of all names that begin with this prefix, which may be empty. As [`watch`](Self::watch).
+    ///
+    /// # Errors
+    /// As [`watch`](Self::watch), and [`ReadError::Name`] when no name can begin so.
+    pub async fn watch_prefix(&self, prefix: &str) -> Result<Watch, ReadError> {
+        self.watching(Filter::prefix(prefix)?).await
+    }
+
+    async fn watching(&self, filter: Filter) -> Result<Watch, ReadError> {
+        match self.line().ask(&Request::Position, READ_AT_MOST).await.response {
+            Response::ReadIndex(now) => Ok(Watch::new(self.line().clone(), filter, now)),
             other => Err(read_error(other)),
         }
     }
@@ -185,7 +264,7 @@ impl Client {
     /// and every task of it ends. Any number may call it; all wait. Dropping the future leaves what was begun half done:
     /// let it finish.
     pub async fn close(&self) {
-        self.line().close(&self.handle.renewer).await;
+        self.line().close(&self.handle.holding.renewer).await;
     }
 }
 

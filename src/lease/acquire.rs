@@ -16,13 +16,14 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Lease, held::Held, renewer::Renewer, requester::Requester};
+use super::{Grant, Lease, held::Held, renewer::Renewer, requester::Requester};
 use crate::{
     config::TtlError,
-    error::{AcquireError, HolderInfo},
+    error::AcquireError,
     id::LeaseId,
-    limits::METADATA_BYTES_MAX,
+    limits::{LOCK_DELAY_MAX, METADATA_BYTES_MAX},
     message::{Failure, Request, Response, Standing, Verdict},
+    mode::Mode,
     name::{Name, NameError},
     runtime::{self, Either},
     session::Session,
@@ -39,8 +40,7 @@ const AWAIT_AT_MOST: Duration = Duration::from_secs(5);
 /// How long to wait after the cluster said that this agent's view of the log is too old.
 const TOO_OLD_PAUSE: Duration = Duration::from_millis(50);
 
-/// What every lease of an agent or client shares.
-#[derive(Clone)]
+/// What every lease of an agent or client shares: one value, so that each lease has one pointer for it.
 pub(crate) struct Holding {
     pub(crate) requester: Arc<dyn Requester>,
     pub(crate) renewer: Arc<Renewer>,
@@ -54,18 +54,22 @@ pub(crate) struct Holding {
 /// | [`wait_at_most`](Self::wait_at_most) | without end | how long to queue |
 /// | [`metadata`](Self::metadata) | none | what others see of this holder |
 /// | [`without_renewal`](Self::without_renewal) | renewed | whether it is kept alive in the background |
+/// | [`mode`](Self::mode) | exclusive | whether others may hold the name beside it |
+/// | [`lock_delay`](Self::lock_delay) | none | how long the name stays closed to others after an expiry |
 #[must_use = "nothing is asked for until acquire() or try_acquire() is awaited"]
 pub struct LeaseRequest {
-    holding: Holding,
+    holding: Arc<Holding>,
     name: Result<Name, NameError>,
     ttl: Option<Duration>,
     wait_at_most: Option<Duration>,
     metadata: Bytes,
     renewed: bool,
+    mode: Mode,
+    lock_delay: Duration,
 }
 
 impl LeaseRequest {
-    pub(crate) fn new(holding: Holding, name: &str) -> Self {
+    pub(crate) fn new(holding: Arc<Holding>, name: &str) -> Self {
         Self {
             holding,
             name: Name::new(name),
@@ -73,6 +77,8 @@ impl LeaseRequest {
             wait_at_most: None,
             metadata: Bytes::new(),
             renewed: true,
+            mode: Mode::Exclusive,
+            lock_delay: Duration::ZERO,
         }
     }
 
@@ -101,6 +107,25 @@ impl LeaseRequest {
     /// Leaves renewing to the caller ([`Lease::renew`]); otherwise it happens in the background every ttl/3.
     pub fn without_renewal(mut self) -> Self {
         self.renewed = false;
+        self
+    }
+
+    /// How it shares the name with others: see [`Mode`].
+    ///
+    /// A [`Fence`](crate::Fence) orders *exclusive* leases. Of leases that are held at the same time it would refuse all
+    /// but the youngest: let shared ones read, and permits do what needs no order.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// After this lease has *expired* (its holder died, or was cut off) the name stays closed for this long, to all but
+    /// the agent that held it: time for what it has sent off to arrive, where no fence can refuse it. Off by default; at
+    /// most 24 h; of exclusive leases only. A lease that is released opens the name at once.
+    ///
+    /// A change of leader starts the span afresh, as it does a ttl.
+    pub fn lock_delay(mut self, span: Duration) -> Self {
+        self.lock_delay = span;
         self
     }
 
@@ -135,6 +160,15 @@ impl LeaseRequest {
         if self.metadata.len() > METADATA_BYTES_MAX {
             return Err(AcquireError::Metadata { bytes: self.metadata.len() });
         }
+        if !self.mode.is_valid() {
+            return Err(AcquireError::Mode { mode: self.mode });
+        }
+        let span = self.lock_delay;
+        if span > LOCK_DELAY_MAX || !span.is_zero() && self.mode != Mode::Exclusive {
+            return Err(AcquireError::LockDelay { span, mode: self.mode });
+        }
+        // Whole milliseconds travel; the name must not open early.
+        let lock_delay_ms = u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         // Whole milliseconds travel; the holder must not believe longer than the leader waits.
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         let within =
@@ -149,6 +183,8 @@ impl LeaseRequest {
             wait,
             metadata: self.metadata,
             renewed: self.renewed,
+            mode: self.mode,
+            lock_delay_ms,
         })
     }
 }
@@ -161,7 +197,7 @@ impl From<TtlError> for AcquireError {
 
 /// A checked request under way.
 struct Spec {
-    holding: Holding,
+    holding: Arc<Holding>,
     name: Name,
     ttl: Duration,
     ttl_ms: u64,
@@ -171,6 +207,8 @@ struct Spec {
     metadata: Bytes,
     renewed: bool,
     began: Moment,
+    mode: Mode,
+    lock_delay_ms: u64,
 }
 
 /// How one lease id fared.
@@ -213,6 +251,8 @@ impl Spec {
             wait: self.wait,
             metadata: self.metadata.clone(),
             seen,
+            mode: self.mode,
+            lock_delay_ms: self.lock_delay_ms,
         });
         let sent = self.now();
         let outcome = self.ask_until_answered(&request, &mut abandon).await?;
@@ -224,7 +264,15 @@ impl Spec {
             Outcome::Waiting { position } => self.wait_turn(id, position, sent, abandon).await,
             Outcome::Held(by) => {
                 abandon.keep();
-                Err(AcquireError::Held { name: self.name.clone(), holder: Box::new(HolderInfo::of(&by)) })
+                Err(AcquireError::Held { name: self.name.clone(), holder: Box::new(by.into()) })
+            }
+            Outcome::Closed(by) => {
+                abandon.keep();
+                Err(AcquireError::Closed {
+                    name: self.name.clone(),
+                    agent: by.holder.agent,
+                    delay: Duration::from_millis(by.delay_ms),
+                })
             }
             Outcome::Ended { .. } => {
                 abandon.keep();
@@ -302,8 +350,9 @@ impl Spec {
         abandon.keep();
         let requester = &self.holding.requester;
         let session = Session::granted(sent, self.ttl, requester.timing().clock_drift_max);
-        let held = Held::new(self.name.clone(), token, requester.clock().clone(), session);
-        Lease::new(self.holding.clone(), id, self.ttl, Arc::new(held), self.renewed)
+        let held = Held::new(requester.clock().clone(), session);
+        let grant = Grant { name: self.name.clone(), id, token };
+        Lease::new(self.holding.clone(), grant, Arc::new(held), self.renewed)
     }
 
     /// The renewal without which no waited-for lease is returned.

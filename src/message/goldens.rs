@@ -3,7 +3,13 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::{golden, limits, table::Holder};
+use crate::{
+    golden,
+    holder::{ClosureInfo, WaiterInfo},
+    limits,
+    mode::Mode,
+    table::Holder,
+};
 
 fn id(n: u8) -> LeaseId {
     LeaseId::from_bits(u128::from_be_bytes([n; 16]))
@@ -33,6 +39,8 @@ fn acquire() -> Acquire {
         wait: true,
         metadata: Bytes::from_static(b"pid 7"),
         seen: LARGE,
+        mode: Mode::Permits { of: 1 << 17 },
+        lock_delay_ms: LARGE,
     }
 }
 
@@ -45,11 +53,28 @@ fn held_by() -> HeldBy {
         metadata: Bytes::from_static(b"pid 7"),
         revoked: true,
         waiters: LARGE,
+        mode: Mode::Shared,
+        holders: LARGE,
+    }
+}
+
+fn report() -> NameReport {
+    let Holder { agent, node } = holder();
+    let closed = ClosureInfo { agent: agent.clone(), token: token(), delay: Duration::new(LARGE, 1) };
+    let (mode, ttl) = (Mode::Shared, Duration::new(LARGE, 1));
+    NameReport {
+        name: name(),
+        holders: vec![held_by().into()],
+        holders_in_all: LARGE,
+        closed: Some(closed),
+        waiters: vec![WaiterInfo { position: LARGE, agent, node, mode, ttl }],
+        waiters_in_all: LARGE,
     }
 }
 
 fn revocation() -> Revocation {
-    Revocation { by: AgentName::new("operator").unwrap(), reason: "maintenance".into() }
+    let heir = Some(AgentName::new("agent-b").unwrap());
+    Revocation { by: AgentName::new("operator").unwrap(), reason: "maintenance".into(), heir }
 }
 
 /// The files of one enum: of these values, under the names that `name` gives them.
@@ -69,10 +94,20 @@ fn every_request_is_encoded_as_ever() {
         Request::Renew { leases: vec![id(0x11), id(0x22)] },
         Request::Await { lease_id: id(0x11), at_most_ms: LARGE },
         Request::Holder { name: name() },
-        Request::Leases { prefix: "orders".to_owned(), after: Some(name()), limit: 1 << 20 },
+        Request::Leases { prefix: "orders".to_owned(), after: Some((name(), token())), limit: 1 << 20 },
         Request::Status,
         Request::Position,
         Request::ReadIndex,
+        Request::Transfer { lease_id: id(0x11), to: TransferTo::Agent(holder().agent), attempt: LARGE },
+        Request::Revoke {
+            name: name(),
+            token: token(),
+            by: revocation().by,
+            reason: "maintenance".to_owned(),
+            heir: revocation().heir,
+        },
+        Request::Inspect { name: name() },
+        Request::Watch { filter: Filter::Prefix("orders".to_owned()), after: Some(LARGE), at_most_ms: LARGE },
     ];
     let goldens = check_all("request", all, |request| match request {
         Request::Acquire(_) => "acquire",
@@ -85,6 +120,10 @@ fn every_request_is_encoded_as_ever() {
         Request::Status => "status",
         Request::Position => "position",
         Request::ReadIndex => "read_index",
+        Request::Watch { .. } => "watch",
+        Request::Transfer { .. } => "transfer",
+        Request::Revoke { .. } => "revoke",
+        Request::Inspect { .. } => "inspect",
     });
     golden::covers_variants::<Request>(&goldens);
     golden::withstands::<Request>(&goldens);
@@ -108,6 +147,8 @@ fn every_response_is_encoded_as_ever() {
         Response::Status(Box::new(status_golden::report())),
         Response::ReadIndex(LARGE),
         Response::Failed(Failure::Unknown("the leader did not answer in time".to_owned())),
+        Response::Changes(Changes { changes: vec![], upto: LARGE }),
+        Response::Inspected(Box::new(report())),
     ];
     let goldens = check_all("response", all, |response| match response {
         Response::Outcome(_) => "outcome",
@@ -118,6 +159,8 @@ fn every_response_is_encoded_as_ever() {
         Response::Status(_) => "status",
         Response::ReadIndex(_) => "read_index",
         Response::Failed(_) => "failed",
+        Response::Changes(_) => "changes",
+        Response::Inspected(_) => "inspected",
     });
     golden::covers_variants::<Response>(&goldens);
     golden::withstands::<Response>(&goldens);
@@ -201,6 +244,8 @@ fn the_largest_questions_fit_their_bound() {
         wait: true,
         metadata: vec![0xff; limits::METADATA_BYTES_MAX].into(),
         seen: u64::MAX,
+        mode: Mode::Permits { of: u32::MAX },
+        lock_delay_ms: u64::MAX,
     };
     for request in [Request::Renew { leases }, Request::Acquire(largest)] {
         let bytes = crate::codec::encode(&Asking { request, within: Duration::MAX });

@@ -27,6 +27,11 @@ impl Spawner {
         Self(tokio::runtime::Handle::current())
     }
 
+    /// For the current runtime, if this is called on one.
+    pub(crate) fn try_current() -> Option<Self> {
+        tokio::runtime::Handle::try_current().ok().map(Self)
+    }
+
     /// Starts a task. Once the runtime is shut down, the task is dropped unpolled.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(task);

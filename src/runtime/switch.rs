@@ -101,6 +101,14 @@ impl Spawner {
         })
     }
 
+    /// The same, if this is called on a runtime or in a simulation.
+    pub(crate) fn try_current() -> Option<Self> {
+        Some(Self(match world() {
+            None => At::Real(real::Spawner::try_current()?),
+            Some(world) => At::Simulated(world.place()),
+        }))
+    }
+
     /// For one life of a simulated machine.
     pub(crate) fn at(place: Place) -> Self {
         Self(At::Simulated(place))

@@ -131,9 +131,11 @@ fn every_reason_names_a_remedy() {
         expired(),
         LossReason::ExpiredInContact,
         LossReason::Revoked { by: agent.clone(), reason: "maintenance".into() },
-        LossReason::Transferred { to: agent },
+        LossReason::Transferred { to: agent.clone(), by: agent, reason: "maintenance".into() },
         LossReason::ClockWentBack { from: at(2), to: at(1) },
         LossReason::AgentStopped,
+        LossReason::ClientClosed,
+        LossReason::AccessClosed,
         LossReason::Released,
     ];
     for reason in reasons {

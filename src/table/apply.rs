@@ -25,22 +25,25 @@
 //! an id that was refused for a reason that can pass (held, no room, not founded) is dead. Reasons that can't pass
 //! (a ttl of 0) need no memory: every copy is refused for itself.
 
-use std::{collections::btree_map, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Lease, LeaseView, Place, Slot, Table,
+    Closure, Lease, Place, Slot, Table,
     command::{Acquire, Command, Entry, TransferTo},
     event::{EndReason, Event, LeftReason, Revocation},
     outcome::{Ending, Outcome, Refusal, Successor},
-    queue::{Queue, Ticket, Waiter},
+    queue::{Ticket, Waiter},
 };
 use crate::{
     AgentName, LeaseId, Name, Token,
-    limits::{BATCH_MAX, EXPIRE_MAX, METADATA_BYTES_MAX, REASON_BYTES_MAX, TTL_MAX},
+    limits::{BATCH_MAX, EXPIRE_MAX, LOCK_DELAY_MAX, METADATA_BYTES_MAX, REASON_BYTES_MAX, TTL_MAX},
+    mode::Mode,
 };
 
 /// The longest ttl, in the unit of the commands.
 pub(super) const TTL_MS_MAX: u64 = TTL_MAX.as_secs() * 1_000;
+/// The longest lock delay, likewise.
+pub(super) const LOCK_DELAY_MS_MAX: u64 = LOCK_DELAY_MAX.as_secs() * 1_000;
 
 /// What is the same for all commands of an entry.
 struct Step<'a> {
@@ -85,7 +88,9 @@ impl Table {
             Command::Cancel { lease_id } => self.give_up(step, *lease_id, EndReason::Cancelled),
             Command::Expire { term, ended } => self.expire(step, *term, ended),
             Command::Transfer { lease_id, to, attempt } => self.transfer(step, *lease_id, to, *attempt),
-            Command::Revoke { name, token, by, reason } => self.revoke(step, name, *token, by, reason),
+            Command::Revoke { name, token, by, reason, heir } => {
+                self.revoke(step, name, *token, by, reason, heir.as_ref())
+            }
             Command::Batch(_) => Outcome::Refused(Refusal::NestedBatch),
         }
     }
@@ -123,10 +128,12 @@ impl Table {
     fn answered_before<B>(&self, acquire: &Acquire) -> Option<Outcome<B>> {
         let id = acquire.lease_id;
         if let Some(place) = self.live.get(&id) {
-            let (Place::Holds(name) | Place::Waits(name, _)) = place;
+            let (Place::Holds(name, _) | Place::Waits(name, _)) = place;
             let slot = self.names.get(name)?;
             let (agent, outcome) = match place {
-                Place::Holds(_) => (&slot.lease.holder.agent, Outcome::Granted { token: slot.lease.token }),
+                Place::Holds(_, token) => {
+                    (&slot.holders.get(*token)?.holder.agent, Outcome::Granted { token: *token })
+                }
                 Place::Waits(_, ticket) => (
                     &slot.queue.get(*ticket)?.holder.agent,
                     Outcome::Waiting { position: slot.queue.position(*ticket)? },
@@ -137,10 +144,18 @@ impl Table {
             let same = *name == acquire.name && *agent == acquire.agent.agent;
             return Some(if same { outcome } else { Outcome::Refused(Refusal::LeaseIdTaken) });
         }
-        let ending = self.ended.get(&id)?;
+        // What closes a name has ended, and stays known for as long as it does.
+        let closes = self.closures.contains_key(&id).then_some(Ending::Expired);
+        let ending = self.ended.get(&id).or(closes)?;
         // The retry of a try is still told who is in its way, if there is someone.
-        let in_the_way = if ending == Ending::Refused { self.holder(&acquire.name) } else { None };
-        Some(in_the_way.map_or(Outcome::Ended { ending }, |lease| Outcome::Held(lease.held_by())))
+        let in_the_way = if ending == Ending::Refused { self.in_the_way(&acquire.name) } else { None };
+        Some(in_the_way.unwrap_or(Outcome::Ended { ending }))
+    }
+
+    /// What keeps others from this name, as they are told.
+    fn in_the_way<B>(&self, name: &Name) -> Option<Outcome<B>> {
+        let held = self.holder(name).map(|lease| Outcome::Held(lease.held_by()));
+        held.or_else(|| self.closed(name).map(Outcome::Closed))
     }
 
     /// Grants, queues, or (`Err`) refuses for good.
@@ -150,67 +165,71 @@ impl Table {
         if acquire.seen >= index {
             return refuse(Refusal::SeenAhead { seen: acquire.seen, index });
         }
-        let Some(last_token) = self.last_token else {
+        if self.last_token.is_none() {
             return refuse(Refusal::NotFounded);
-        };
-        let full = self.names.len().saturating_add(self.waiting) >= self.bounds.leases;
-        let table_full = Refusal::TableFull { max: self.bounds.leases as u64 };
-        let lease_id = acquire.lease_id;
-        let waiter = Waiter {
-            lease_id,
-            holder: acquire.agent.clone(),
-            ttl_ms: acquire.ttl_ms,
-            metadata: acquire.metadata.clone(),
-            queued_at_index: index,
-        };
-        match self.names.entry(acquire.name.clone()) {
-            btree_map::Entry::Vacant(free) => {
-                if full {
-                    return refuse(table_full);
-                }
-                let Some(token) = last_token.next() else {
-                    return refuse(Refusal::NoTokens);
-                };
-                let lease = lease_of(step, waiter, token);
-                step.events.push(granted(free.key(), &lease, false));
-                self.last_token = Some(token);
-                self.live.insert(lease_id, Place::Holds(free.key().clone()));
-                free.insert(Slot { lease, queue: Queue::default() });
-                Ok(Outcome::Granted { token })
-            }
-            btree_map::Entry::Occupied(held) => {
-                // The table's own copy, so that all who share the name share its text.
-                let name = held.key().clone();
-                let slot = held.into_mut();
-                if !acquire.wait {
-                    return Err(Outcome::Held(LeaseView::of((&name, slot)).held_by()));
-                }
-                if full {
-                    return refuse(table_full);
-                }
-                let queue_full = Refusal::QueueFull { max: self.bounds.waiters_per_name as u64 };
-                if slot.queue.len() >= self.bounds.waiters_per_name {
-                    return refuse(queue_full);
-                }
-                let Some(ticket) = slot.queue.push(waiter) else {
-                    return refuse(queue_full);
-                };
-                let position = slot.queue.len() as u64;
-                let (holder, ttl_ms) = (acquire.agent.clone(), acquire.ttl_ms);
-                self.waiting += 1;
-                self.live.insert(lease_id, Place::Waits(name.clone(), ticket));
-                step.events.push(Event::Queued { name, lease_id, holder, ttl_ms });
-                Ok(Outcome::Waiting { position })
-            }
         }
+        let slot = self.names.get_key_value(&acquire.name);
+        // Nobody overtakes those who wait, but for the one to whom a closed name is open.
+        let free = slot.is_none_or(|(_, slot)| {
+            slot.lets_in(acquire.mode, Some(&acquire.agent.agent))
+                && (slot.queue.len() == 0 || slot.closure.is_some())
+        });
+        if !free && !acquire.wait {
+            // A name that isn't free is held or closed.
+            return Err(self.in_the_way(&acquire.name).unwrap_or(Outcome::NotHeld));
+        }
+        if self.load() >= self.bounds.leases {
+            return refuse(Refusal::TableFull { max: self.bounds.leases as u64 });
+        }
+        // The table's own copy, so that all who share the name share its text.
+        let name = slot.map_or(&acquire.name, |(name, _)| name).clone();
+        let waiter = Waiter {
+            lease_id: acquire.lease_id,
+            holder: self.pool.share(&acquire.agent),
+            ttl_ms: acquire.ttl_ms,
+            metadata: acquire.metadata.clone().into(),
+            queued_at_index: index,
+            mode: acquire.mode,
+            lock_delay_ms: acquire.lock_delay_ms,
+        };
+        if free {
+            if self.last_token.and_then(Token::next).is_none() {
+                return refuse(Refusal::NoTokens);
+            }
+            self.open(step, &name);
+            let granted = self.grant(step, &name, waiter, false);
+            // Whoever comes back to a closed name may leave room for the first waiters beside it.
+            self.admit(step, &name);
+            return granted
+                .map(|token| Outcome::Granted { token })
+                .ok_or(Outcome::Refused(Refusal::NoTokens));
+        }
+        let queue_full = Refusal::QueueFull { max: self.bounds.waiters_per_name as u64 };
+        let slot = self.names.entry(name.clone()).or_default();
+        if slot.queue.len() >= self.bounds.waiters_per_name {
+            return refuse(queue_full);
+        }
+        let Some(ticket) = slot.queue.push(waiter) else {
+            return refuse(queue_full);
+        };
+        let position = slot.queue.len() as u64;
+        let (lease_id, holder, ttl_ms) = (acquire.lease_id, acquire.agent.clone(), acquire.ttl_ms);
+        self.waiting += 1;
+        self.live.insert(lease_id, Place::Waits(name.clone(), ticket));
+        step.events.push(Event::Queued { name, lease_id, holder, ttl_ms });
+        Ok(Outcome::Waiting { position })
     }
 
     /// Release and Cancel: they differ in the reason alone.
     fn give_up<B>(&mut self, step: &mut Step<'_>, id: LeaseId, reason: EndReason) -> Outcome<B> {
         match self.live.get(&id).cloned() {
-            Some(Place::Holds(name)) => Outcome::Released { next: self.end_lease(step, &name, reason, None) },
+            Some(Place::Holds(name, token)) => {
+                let heir = self.end_lease(step, &name, token, reason);
+                Outcome::Released { next: self.hand_over(step, &name, heir) }
+            }
             Some(Place::Waits(name, ticket)) => {
                 self.end_wait(step, &name, ticket, LeftReason::Cancelled);
+                self.admit(step, &name);
                 Outcome::Left
             }
             None => match self.ended.get(&id) {
@@ -237,45 +256,65 @@ impl Table {
             return Outcome::Refused(Refusal::ExpireTooLong { count: pairs.len() as u64 });
         }
         let mut ended = 0;
-        // Waiters first: else a lease could go to a waiter that the same entry declares dead, for one more ttl.
-        for (id, _) in pairs.iter().filter(|(_, token)| token.is_none()) {
-            if let Some(Place::Waits(name, ticket)) = self.live.get(id).cloned() {
-                self.end_wait(step, &name, ticket, LeftReason::Expired);
-                ended += 1;
+        // First all that ends, then who comes after it: else a lease could go to a waiter that the same entry declares
+        // dead, for one more ttl.
+        let mut vacant: BTreeMap<Name, Option<Ticket>> = BTreeMap::new();
+        for (id, token) in pairs {
+            match (self.live.get(id).cloned(), token) {
+                (Some(Place::Waits(name, ticket)), None) => {
+                    self.end_wait(step, &name, ticket, LeftReason::Expired);
+                    vacant.entry(name).or_default();
+                }
+                (Some(Place::Holds(name, held)), Some(token)) if held == *token => {
+                    let heir = self.end_lease(step, &name, held, EndReason::Expired);
+                    let named = vacant.entry(name).or_default();
+                    *named = heir.or(*named);
+                }
+                (None, Some(token)) => match self.closures.get(id).cloned() {
+                    Some(name) if self.closed(&name).is_some_and(|closed| closed.token == *token) => {
+                        self.open(step, &name);
+                        vacant.entry(name).or_default();
+                    }
+                    _ => continue,
+                },
+                _ => continue,
             }
+            ended += 1;
         }
-        for (id, token) in pairs.iter().filter(|(_, token)| token.is_some()) {
-            let held = self.lease(id).filter(|held| Some(held.lease.token) == *token);
-            if let Some(name) = held.map(|held| held.name.clone()) {
-                self.end_lease(step, &name, EndReason::Expired, None);
-                ended += 1;
-            }
+        for (name, heir) in vacant {
+            self.hand_over(step, &name, heir);
         }
         Outcome::Expired { ended }
     }
 
     fn transfer<B>(&mut self, step: &mut Step<'_>, id: LeaseId, to: &TransferTo, attempt: u64) -> Outcome<B> {
-        let name = match self.live.get(&id).cloned() {
-            Some(Place::Holds(name)) => name,
+        let (name, token) = match self.live.get(&id).cloned() {
+            Some(Place::Holds(name, token)) => (name, token),
             Some(Place::Waits(..)) => return Outcome::NotHolding,
             None => {
                 return self.ended.get(&id).map_or(Outcome::NotHolding, |ending| Outcome::Ended { ending });
             }
         };
+        let no_tokens = self.last_token.and_then(Token::next).is_none();
         let Some(slot) = self.names.get_mut(&name) else {
             return Outcome::NotHolding; // Not reached: a live id's name is held (invariant 1).
         };
-        if attempt <= slot.lease.transfers_closed {
+        let heir = slot.heir(to, token);
+        let Some(lease) = slot.holders.get_mut(token) else {
+            return Outcome::NotHolding; // Not reached, likewise.
+        };
+        if attempt <= lease.transfers_closed {
             return Outcome::NoSuchWaiter;
         }
-        let Some(heir) = slot.queue.find(to) else {
-            slot.lease.transfers_closed = attempt;
+        let Some(heir) = heir else {
+            lease.transfers_closed = attempt;
             return Outcome::NoSuchWaiter;
         };
-        if self.last_token.and_then(Token::next).is_none() {
+        if no_tokens {
             return Outcome::Refused(Refusal::NoTokens);
         }
-        match self.end_lease(step, &name, EndReason::Transferred, Some(heir)) {
+        self.end_lease(step, &name, token, EndReason::Transferred);
+        match self.hand_over(step, &name, Some(heir)) {
             Some(to) => Outcome::Transferred { to },
             None => Outcome::Refused(Refusal::NoTokens), // Not reached: heir and token were just looked up.
         }
@@ -288,68 +327,148 @@ impl Table {
         token: Token,
         by: &AgentName,
         reason: &Arc<str>,
+        heir: Option<&AgentName>,
     ) -> Outcome<B> {
         if reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control) {
             return Outcome::Refused(Refusal::Reason { bytes: reason.len() as u64 });
         }
-        let Some(lease) = self.names.get_mut(name).map(|slot| &mut slot.lease).filter(|l| l.token == token)
-        else {
+        let Some(slot) = self.names.get_mut(name) else {
+            return Outcome::NotHeld;
+        };
+        let waits = heir.is_none_or(|agent| slot.queue.find(&TransferTo::Agent(agent.clone())).is_some());
+        let Some(lease) = slot.holders.get_mut(token) else {
             return Outcome::NotHeld;
         };
         if lease.revoked.is_some() {
             return Outcome::AlreadyRevoked;
         }
-        let revocation = Revocation { by: by.clone(), reason: reason.clone() };
+        if !waits {
+            return Outcome::NoSuchWaiter;
+        }
+        let revocation = Revocation { by: by.clone(), reason: reason.clone(), heir: heir.cloned() };
         lease.revoked = Some(Box::new(revocation.clone()));
         step.events.push(Event::Revoked {
             name: name.clone(),
             lease_id: lease.lease_id,
             token,
-            holder: lease.holder.clone(),
+            holder: lease.holder.as_ref().clone(),
             revocation,
         });
         Outcome::Revoked
     }
 
-    /// Ends the lease on this name and grants it to the heir, or to the first waiter: one step, so that a handoff
-    /// costs one commit and no name is ever free while someone waits (rule L6).
+    /// Ends this lease, and closes the name if that is asked for. The name has then to be
+    /// [handed over](Self::hand_over), in the same step: to the waiter that is returned, if one is.
     fn end_lease(
         &mut self,
         step: &mut Step<'_>,
         name: &Name,
+        token: Token,
         reason: EndReason,
-        heir: Option<Ticket>,
-    ) -> Option<Successor> {
+    ) -> Option<Ticket> {
         let slot = self.names.get_mut(name)?;
-        let next = match heir {
-            Some(ticket) => slot.queue.remove(ticket),
-            None => slot.queue.pop(),
-        };
-        let (waiter, token) = match (next, self.last_token.and_then(Token::next)) {
-            (Some(waiter), Some(token)) => (waiter, token),
-            (next, _) => {
-                // Nobody waits; or somebody does, and there will never be a token again.
-                let slot = self.names.remove(name)?;
-                self.bury(step, name, slot.lease, reason);
-                for waiter in next.into_iter().chain(slot.queue.into_waiters()) {
-                    self.dismiss(step, name, waiter, LeftReason::NoTokens);
-                }
-                return None;
-            }
-        };
-        let lease = lease_of(step, waiter, token);
-        let event = granted(name, &lease, true);
-        let successor = Successor { holder: lease.holder.clone(), token };
-        self.last_token = Some(token);
-        self.waiting = self.waiting.saturating_sub(1);
-        self.live.insert(lease.lease_id, Place::Holds(name.clone()));
-        let old = std::mem::replace(&mut slot.lease, lease);
-        self.bury(step, name, old, reason);
-        step.events.push(event);
-        Some(successor)
+        let lease = slot.holders.remove(token)?;
+        let expired = reason == EndReason::Expired;
+        let Lease { lease_id, holder, revoked, lock_delay_ms, .. } = lease;
+        let holder = holder.as_ref().clone();
+        let of_agent = |agent: &AgentName| slot.queue.find(&TransferTo::Agent(agent.clone()));
+        let mut heir = revoked.as_ref().and_then(|revocation| of_agent(revocation.heir.as_ref()?));
+        let mut closes = expired && lock_delay_ms > 0;
+        // It has come back, and queued before its old lease was found expired: to it the name is open.
+        if let Some(back) = of_agent(&holder.agent).filter(|_| closes) {
+            (heir, closes) = (Some(back), false);
+        }
+        if closes {
+            let (holder, delay_ms) = (holder.clone(), lock_delay_ms);
+            slot.closure =
+                Some(Box::new(Closure { lease_id, holder, token, delay_ms, closed_at_index: step.index }));
+            self.closures.insert(lease_id, name.clone());
+        }
+        let reason = revoked.map_or(reason, |revocation| EndReason::Revoked(*revocation));
+        self.live.remove(&lease_id);
+        self.ended.insert(step.index, lease_id, reason.ending());
+        step.events.push(Event::Ended {
+            name: name.clone(),
+            lease_id,
+            token,
+            holder: holder.clone(),
+            reason,
+        });
+        if closes {
+            let (name, delay_ms) = (name.clone(), lock_delay_ms);
+            step.events.push(Event::Closed { name, lease_id, token, holder, delay_ms });
+        }
+        heir
     }
 
-    /// This waiter leaves its queue without a grant.
+    /// The name is not closed any more, if it was.
+    fn open(&mut self, step: &mut Step<'_>, name: &Name) {
+        let closure = self.names.get_mut(name).and_then(|slot| slot.closure.take());
+        if let Some(closure) = closure {
+            self.closures.remove(&closure.lease_id);
+            step.events.push(Event::Opened { name: name.clone(), lease_id: closure.lease_id });
+        }
+    }
+
+    /// Grants what has become vacant, in the step that made it so: a handoff costs one commit, and no name is ever free
+    /// while someone waits (rule L6). The heir comes first, if it may have it. Returns the first who was granted it.
+    fn hand_over(&mut self, step: &mut Step<'_>, name: &Name, heir: Option<Ticket>) -> Option<Successor> {
+        let from = step.events.len();
+        let waiter = heir.and_then(|ticket| {
+            let slot = self.names.get_mut(name)?;
+            let mode = slot.queue.get(ticket)?.mode;
+            if slot.lets_in(mode, None) { slot.queue.remove(ticket) } else { None }
+        });
+        if let Some(waiter) = waiter {
+            self.grant_next(step, name, waiter);
+        }
+        self.admit(step, name);
+        step.events.iter().skip(from).find_map(|event| match event {
+            Event::Granted { holder, token, .. } => Some(Successor { holder: holder.clone(), token: *token }),
+            _ => None,
+        })
+    }
+
+    /// Grants the name to the waiters at the head of the queue, as many as may hold it together, and forgets it if
+    /// nobody is left.
+    fn admit(&mut self, step: &mut Step<'_>, name: &Name) {
+        while let Some(slot) = self.names.get_mut(name) {
+            let Some(first) = slot.queue.first() else {
+                if slot.holders.len() == 0 && slot.closure.is_none() {
+                    self.names.remove(name);
+                }
+                return;
+            };
+            if !slot.lets_in(first.mode, None) {
+                return;
+            }
+            let Some(waiter) = slot.queue.pop() else { return };
+            self.grant_next(step, name, waiter);
+        }
+    }
+
+    /// Grants the name to a waiter that has been taken from the queue, or dismisses it when the tokens are used up.
+    fn grant_next(&mut self, step: &mut Step<'_>, name: &Name, waiter: Waiter) {
+        if self.last_token.and_then(Token::next).is_none() {
+            self.dismiss(step, name, waiter, LeftReason::NoTokens);
+        } else {
+            self.waiting = self.waiting.saturating_sub(1);
+            self.grant(step, name, waiter, true);
+        }
+    }
+
+    /// Grants the name under the next token, if there is one.
+    fn grant(&mut self, step: &mut Step<'_>, name: &Name, waiter: Waiter, from_queue: bool) -> Option<Token> {
+        let token = self.last_token.and_then(Token::next)?;
+        let lease = lease_of(step, waiter, token);
+        self.last_token = Some(token);
+        self.live.insert(lease.lease_id, Place::Holds(name.clone(), token));
+        step.events.push(granted(name, &lease, from_queue));
+        self.names.entry(name.clone()).or_default().holders.insert(lease);
+        Some(token)
+    }
+
+    /// This waiter leaves its queue without a grant. Who stood behind it has then to be [admitted](Self::admit).
     fn end_wait(&mut self, step: &mut Step<'_>, name: &Name, ticket: Ticket, reason: LeftReason) {
         let waiter = self.names.get_mut(name).and_then(|slot| slot.queue.remove(ticket));
         if let Some(waiter) = waiter {
@@ -363,16 +482,19 @@ impl Table {
         self.waiting = self.waiting.saturating_sub(1);
         self.live.remove(&lease_id);
         self.ended.insert(step.index, lease_id, reason.ending());
-        step.events.push(Event::Left { name: name.clone(), lease_id, holder: waiter.holder, reason });
+        let holder = waiter.holder.as_ref().clone();
+        step.events.push(Event::Left { name: name.clone(), lease_id, holder, reason });
     }
+}
 
-    /// Accounts for a lease that has been taken from its slot.
-    fn bury(&mut self, step: &mut Step<'_>, name: &Name, lease: Lease, reason: EndReason) {
-        let Lease { lease_id, token, holder, revoked, .. } = lease;
-        let reason = revoked.map_or(reason, |revocation| EndReason::Revoked(*revocation));
-        self.live.remove(&lease_id);
-        self.ended.insert(step.index, lease_id, reason.ending());
-        step.events.push(Event::Ended { name: name.clone(), lease_id, token, holder, reason });
+impl Slot {
+    /// The waiter to whom the holder with this token may hand its lease: one that fits beside the other holders.
+    fn heir(&self, to: &TransferTo, token: Token) -> Option<Ticket> {
+        let ticket = self.queue.find(to)?;
+        let mode = self.queue.get(ticket)?.mode;
+        let mut others = self.holders.iter().filter(|lease| lease.token != token);
+        let fits = others.next().is_none_or(|first| mode.fits_beside(first.mode, 1 + others.count()));
+        fits.then_some(ticket)
     }
 }
 
@@ -384,12 +506,21 @@ fn never_acceptable(acquire: &Acquire) -> Option<Refusal> {
     if acquire.metadata.len() > METADATA_BYTES_MAX {
         return Some(Refusal::Metadata { bytes: acquire.metadata.len() as u64 });
     }
+    let Acquire { mode, lock_delay_ms, .. } = *acquire;
+    if let Mode::Permits { of } = mode
+        && !mode.is_valid()
+    {
+        return Some(Refusal::Permits { of });
+    }
+    if lock_delay_ms > LOCK_DELAY_MS_MAX || lock_delay_ms > 0 && mode != Mode::Exclusive {
+        return Some(Refusal::LockDelay { lock_delay_ms, mode });
+    }
     None
 }
 
 /// The lease that this waiter (or, on a free name, this requester) is granted.
 fn lease_of(step: &Step<'_>, waiter: Waiter, token: Token) -> Lease {
-    let Waiter { lease_id, holder, ttl_ms, metadata, .. } = waiter;
+    let Waiter { lease_id, holder, ttl_ms, metadata, mode, lock_delay_ms, .. } = waiter;
     Lease {
         lease_id,
         holder,
@@ -400,6 +531,8 @@ fn lease_of(step: &Step<'_>, waiter: Waiter, token: Token) -> Lease {
         granted_wall_unix_ms: step.wall_unix_ms,
         revoked: None,
         transfers_closed: 0,
+        mode,
+        lock_delay_ms,
     }
 }
 
@@ -408,8 +541,9 @@ fn granted(name: &Name, lease: &Lease, from_queue: bool) -> Event {
         name: name.clone(),
         lease_id: lease.lease_id,
         token: lease.token,
-        holder: lease.holder.clone(),
+        holder: lease.holder.as_ref().clone(),
         ttl_ms: lease.ttl_ms,
         from_queue,
+        metadata: lease.metadata.to_bytes(),
     }
 }

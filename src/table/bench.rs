@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Acquire, Command, Entry, Event, Holder, State, Table};
-use crate::{AgentName, LeaseId, Name, NodeId, Token};
+use crate::{AgentName, LeaseId, Name, NodeId, Token, mode::Mode};
 
 const TERM: u64 = 1;
 
@@ -57,6 +57,8 @@ impl TableBench {
             wait: true,
             metadata: Bytes::new(),
             seen: self.index,
+            mode: Mode::Exclusive,
+            lock_delay_ms: 0,
         }));
         lease_id
     }

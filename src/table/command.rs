@@ -10,7 +10,7 @@
 //! | `Release`, `Cancel` | the lease id | the id has ended |
 //! | `Expire` | lease id and token, and the term that proposed it | the id has ended, or the term is over |
 //! | `Transfer` | lease id and attempt | the id has ended, or the attempt is closed |
-//! | `Revoke` | name *and token* | the name has a newer token, or none |
+//! | `Revoke` | name *and token* | that token holds the name no more, or is revoked |
 //!
 //! `Revoke` by name alone would not do: its retry could hit the next holder. `Transfer` without the attempt would
 //! not do either: the first copy is answered "no such waiter", the holder goes on believing, a waiter arrives, and
@@ -21,7 +21,7 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentName, LeaseId, Name, NodeId, Token};
+use crate::{AgentName, LeaseId, Name, NodeId, Token, mode::Mode};
 
 /// A log entry of the lease table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,11 +79,13 @@ pub(crate) enum Command<B = Vec<Single>> {
         /// The acquisition.
         lease_id: LeaseId,
     },
-    /// Ends what was not renewed in time. Proposed only by the leader, for its own term.
+    /// Ends what was not renewed in time, and opens what was closed for long enough. Proposed only by the leader, for
+    /// its own term.
     Expire {
         /// The term in which it was proposed; ignored as a whole when the entry's own term differs.
         term: u64,
-        /// A lease with its token, or a waiter with none; a pair is ignored when it doesn't match any more.
+        /// A lease with its token, a waiter with none, or the lease after whose end a name is closed, with its token; a
+        /// pair is ignored when it doesn't match any more.
         ended: Vec<(LeaseId, Option<Token>)>,
     },
     /// Ends a lease in favour of a waiter of the holder's choice. The holder has already stopped believing in it.
@@ -108,6 +110,8 @@ pub(crate) enum Command<B = Vec<Single>> {
         by: AgentName,
         /// Why, for the holder and for logs: at most [`REASON_BYTES_MAX`](crate::limits::REASON_BYTES_MAX) bytes.
         reason: Arc<str>,
+        /// The agent that is to have it next, if it then waits; otherwise the first waiter.
+        heir: Option<AgentName>,
     },
     /// Commands that share a log entry, applied in order, each with its own outcome.
     ///
@@ -136,10 +140,15 @@ pub(crate) struct Acquire {
     ///
     /// It makes the bounded memory of ended ids safe, see `ended.rs`. It must not be refreshed in a retry.
     pub seen: u64,
+    /// How it shares the name.
+    pub mode: Mode,
+    /// How long the name stays closed to other agents after this lease has expired, in milliseconds; 0 for not at all.
+    /// Of exclusive leases only, at most [`LOCK_DELAY_MAX`](crate::limits::LOCK_DELAY_MAX).
+    pub lock_delay_ms: u64,
 }
 
 /// Who holds or waits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Holder {
     /// The agent's name, shown to people.
     pub agent: AgentName,
@@ -152,8 +161,6 @@ pub(crate) struct Holder {
 pub(crate) enum TransferTo {
     /// The first in the queue.
     First,
-    /// The waiter with this lease id.
-    Waiter(LeaseId),
     /// The first waiter of the agent of this name. Found by looking through the queue.
     Agent(AgentName),
 }

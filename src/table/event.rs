@@ -1,19 +1,18 @@
 //! What an applied entry changed, in order: for watchers, for the agents' sessions, for the leader's deadlines.
 //!
-//! An event carries lease ids, and a lease id is a secret: what leaves the process for a watcher names holder and
-//! token instead.
+//! An event carries lease ids, and a lease id is a secret: it stays in the process. What a watcher is told is a
+//! [`Change`](crate::Change), which names holder and token instead.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{command::Holder, outcome::Ending};
 use crate::{AgentName, LeaseId, Name, Token};
 
 /// One change. Its log index is the entry's, which the caller of `apply` knows.
-///
-/// Encoded by position: append variants, never move or remove one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The cluster's life begins.
     Founded {
@@ -45,6 +44,8 @@ pub(crate) enum Event {
         ttl_ms: u64,
         /// Whether it waited before.
         from_queue: bool,
+        /// What the holder wants others to see.
+        metadata: Bytes,
     },
     /// A lease ended.
     Ended {
@@ -70,6 +71,26 @@ pub(crate) enum Event {
         /// Why.
         reason: LeftReason,
     },
+    /// The name is closed after the abnormal end of this lease. The leader starts a deadline for it.
+    Closed {
+        /// The name.
+        name: Name,
+        /// The acquisition that has ended.
+        lease_id: LeaseId,
+        /// Its token.
+        token: Token,
+        /// Who held it: to it the name is open.
+        holder: Holder,
+        /// For how long.
+        delay_ms: u64,
+    },
+    /// The name is open again.
+    Opened {
+        /// The name.
+        name: Name,
+        /// The acquisition after whose end it was closed.
+        lease_id: LeaseId,
+    },
     /// A lease was marked as revoked; it has not ended yet. Its agent gives it back at once.
     Revoked {
         /// The name.
@@ -85,8 +106,24 @@ pub(crate) enum Event {
     },
 }
 
+impl Event {
+    /// The name that it is about; `None` for the founding.
+    pub(crate) fn name(&self) -> Option<&Name> {
+        match self {
+            Self::Founded { .. } => None,
+            Self::Queued { name, .. }
+            | Self::Granted { name, .. }
+            | Self::Ended { name, .. }
+            | Self::Left { name, .. }
+            | Self::Closed { name, .. }
+            | Self::Opened { name, .. }
+            | Self::Revoked { name, .. } => Some(name),
+        }
+    }
+}
+
 /// Why a lease ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum EndReason {
     /// The holder gave it back.
     Released,
@@ -120,10 +157,12 @@ pub(crate) struct Revocation {
     pub by: AgentName,
     /// The reason that was given.
     pub reason: Arc<str>,
+    /// The agent for which it was revoked, if for one.
+    pub heir: Option<AgentName>,
 }
 
 /// Why a waiter left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LeftReason {
     /// It gave up.
     Cancelled,

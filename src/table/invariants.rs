@@ -2,16 +2,23 @@
 //!
 //! | number | always | serves |
 //! | --- | --- | --- |
-//! | 1 | a name's lease and its lease id point at each other; no id holds twice | L1 |
-//! | 2 | a waiter stands behind a holder, its lease id points at its place, and the counts agree | L6 |
-//! | 3 | no live id is remembered as ended | L7 |
+//! | 1 | a name's leases and their lease ids point at each other; no id holds twice | L1 |
+//! | 2 | a waiter's lease id points at its place, the first in a queue has to wait, and the counts agree | L6 |
+//! | 3 | no live id is remembered as ended, nor closes a name | L7 |
 //! | 4 | no two leases share a token; a larger token was granted by no earlier entry; none is above the last one | L2, L3 |
 //! | 5 | the memory of ended ids is within its bound, in order, and reaches back to the horizon | L7 |
 //! | 6 | every ttl, metadata, queue and count is within its limit | L8 |
 //! | 7 | a queue is in the order of the entries that queued; nothing is newer than the last applied entry | L3, L6 |
+//! | 8 | who holds a name together may; a name is held or closed, not both and not neither | L1 |
 
-use super::{Place, Table, apply::TTL_MS_MAX};
-use crate::limits::{METADATA_BYTES_MAX, REASON_BYTES_MAX};
+use super::{
+    Place, Table,
+    apply::{LOCK_DELAY_MS_MAX, TTL_MS_MAX},
+};
+use crate::{
+    limits::{METADATA_BYTES_MAX, REASON_BYTES_MAX},
+    mode::Mode,
+};
 
 /// A broken invariant: a defect of the program, or a forged snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,36 +44,59 @@ impl Table {
         self.check_tokens()?;
         self.ended.check(self.applied).map_err(|detail| Violation { number: 5, detail })?;
         self.check_limits()?;
-        self.check_order()
+        self.check_order()?;
+        self.check_modes()
     }
 
     /// 1, 2 and 3.
     fn check_places(&self) -> Result<(), Violation> {
-        let mut waiting = 0;
+        let (mut holding, mut waiting, mut closed) = (0, 0, 0);
         for (name, slot) in &self.names {
-            let id = slot.lease.lease_id;
-            let holds = matches!(self.live.get(&id), Some(Place::Holds(of)) if of == name);
-            require(holds, 1, || format!("{name} is held by {id}, which doesn't know"))?;
+            for lease in slot.holders.iter() {
+                let id = lease.lease_id;
+                let place = self.live.get(&id);
+                let holds =
+                    matches!(place, Some(Place::Holds(of, token)) if of == name && *token == lease.token);
+                require(holds, 1, || format!("{name} is held by {id}, which doesn't know"))?;
+                holding += 1;
+            }
             for (ticket, waiter) in slot.queue.tickets() {
                 let id = waiter.lease_id;
                 let place = self.live.get(&id);
                 let waits = matches!(place, Some(Place::Waits(of, at)) if of == name && *at == ticket);
                 require(waits, 2, || format!("{id} is queued for {name}, which it doesn't know"))?;
+                let open_to_it =
+                    slot.closure.as_ref().is_some_and(|closed| closed.holder.agent == waiter.holder.agent);
+                require(!open_to_it, 2, || format!("{id} waits for {name}, which is open to it"))?;
                 waiting += 1;
+            }
+            let first = slot.queue.first();
+            require(first.is_none_or(|first| !slot.lets_in(first.mode, None)), 2, || {
+                format!("the first to wait for {name} might have it")
+            })?;
+            if let Some(closure) = &slot.closure {
+                let id = closure.lease_id;
+                require(self.closures.get(&id) == Some(name), 1, || format!("{name} is closed by {id}"))?;
+                closed += 1;
             }
         }
         require(self.waiting == waiting, 2, || format!("{} said to wait, {waiting} do", self.waiting))?;
         // Each place was found from its own name above, so equal numbers mean that no id points elsewhere.
-        let places = self.names.len() + waiting;
+        let places = holding + waiting;
         require(self.live.len() == places, 1, || format!("{} live ids, {places} places", self.live.len()))?;
-        let undead = self.live.keys().find(|id| self.ended.get(id).is_some());
-        require(undead.is_none(), 3, || format!("{undead:?} is live, and remembered as ended"))
+        let closures = self.closures.len();
+        require(closures == closed, 1, || format!("{closures} said to be closed, {closed} are"))?;
+        let mut ids = self.live.iter().map(|(id, _)| id);
+        let undead = ids.find(|id| self.ended.get(id).is_some() || self.closures.contains_key(id));
+        require(undead.is_none(), 3, || format!("{undead:?} is live, and has ended"))
     }
 
     /// 4.
     fn check_tokens(&self) -> Result<(), Violation> {
-        let mut grants: Vec<_> =
-            self.names.values().map(|slot| (slot.lease.token, slot.lease.granted_at_index)).collect();
+        let mut grants: Vec<_> = Vec::new();
+        for slot in self.names.values() {
+            grants.extend(slot.holders.iter().map(|lease| (lease.token, lease.granted_at_index)));
+        }
         grants.sort_unstable();
         for pair in grants.windows(2) {
             if let [(token, index), (next_token, next_index)] = pair {
@@ -75,28 +105,42 @@ impl Table {
                 })?;
             }
         }
-        let largest = grants.last().map(|(token, _)| *token);
+        let closed = self.names.values().filter_map(|slot| slot.closure.as_ref()).map(|closed| closed.token);
+        let largest = grants.last().map(|(token, _)| *token).max(closed.max());
         require(largest <= self.last_token, 4, || {
-            format!("token {largest:?} is held, the last one granted is {:?}", self.last_token)
+            format!("token {largest:?} was granted, the last one is said to be {:?}", self.last_token)
         })
     }
 
     /// 6.
     fn check_limits(&self) -> Result<(), Violation> {
-        let live = self.live.len();
-        require(live <= self.bounds.leases, 6, || format!("{live} leases and waiters"))?;
+        let load = self.load();
+        require(load <= self.bounds.leases, 6, || format!("{load} leases, waiters and closed names"))?;
         for (name, slot) in &self.names {
             let waiters = slot.queue.len();
             require(waiters <= self.bounds.waiters_per_name, 6, || format!("{waiters} wait for {name}"))?;
-            let lease = &slot.lease;
-            let mut sizes = vec![(lease.lease_id, lease.ttl_ms, lease.metadata.len())];
-            sizes.extend(slot.queue.iter().map(|w| (w.lease_id, w.ttl_ms, w.metadata.len())));
-            for (id, ttl_ms, metadata) in sizes {
+            let held = slot.holders.iter().map(|lease| {
+                (lease.lease_id, lease.ttl_ms, lease.metadata.len(), lease.mode, lease.lock_delay_ms)
+            });
+            let waiting =
+                slot.queue.iter().map(|w| (w.lease_id, w.ttl_ms, w.metadata.len(), w.mode, w.lock_delay_ms));
+            for (id, ttl_ms, metadata, mode, delay_ms) in held.chain(waiting) {
                 let fits = (1..=TTL_MS_MAX).contains(&ttl_ms) && metadata <= METADATA_BYTES_MAX;
                 require(fits, 6, || format!("{id} has a ttl of {ttl_ms} ms, {metadata} bytes of metadata"))?;
+                let delays = delay_ms == 0 || mode == Mode::Exclusive && delay_ms <= LOCK_DELAY_MS_MAX;
+                require(mode.is_valid() && delays, 6, || {
+                    format!("{id} is {mode}, with a lock delay of {delay_ms} ms")
+                })?;
             }
-            let reason = lease.revoked.as_ref().map_or(0, |revocation| revocation.reason.len());
-            require(reason <= REASON_BYTES_MAX, 6, || format!("a reason of {reason} bytes"))?;
+            let delay_ms = slot.closure.as_ref().map_or(1, |closed| closed.delay_ms);
+            require((1..=LOCK_DELAY_MS_MAX).contains(&delay_ms), 6, || {
+                format!("{name} is closed for {delay_ms} ms")
+            })?;
+            for reason in
+                slot.holders.iter().filter_map(|lease| lease.revoked.as_ref()).map(|r| r.reason.len())
+            {
+                require(reason <= REASON_BYTES_MAX, 6, || format!("a reason of {reason} bytes"))?;
+            }
         }
         Ok(())
     }
@@ -104,10 +148,13 @@ impl Table {
     /// 7.
     fn check_order(&self) -> Result<(), Violation> {
         for (name, slot) in &self.names {
-            let granted = slot.lease.granted_at_index;
-            require(granted <= self.applied, 7, || {
-                format!("{name} was granted at {granted}, applied is {}", self.applied)
-            })?;
+            let granted = slot.holders.iter().map(|lease| lease.granted_at_index);
+            let closed = slot.closure.iter().map(|closed| closed.closed_at_index);
+            for index in granted.chain(closed) {
+                require(index <= self.applied, 7, || {
+                    format!("{name} was granted or closed at {index}, applied is {}", self.applied)
+                })?;
+            }
             let mut last = 0;
             for waiter in slot.queue.iter() {
                 let index = waiter.queued_at_index;
@@ -118,6 +165,22 @@ impl Table {
                     )
                 })?;
                 last = index;
+            }
+        }
+        Ok(())
+    }
+
+    /// 8.
+    fn check_modes(&self) -> Result<(), Violation> {
+        for (name, slot) in &self.names {
+            let count = slot.holders.len();
+            require((count == 0) == slot.closure.is_some(), 8, || {
+                format!("{name} has {count} holders, and is {}", if count == 0 { "open" } else { "closed" })
+            })?;
+            for lease in slot.holders.iter() {
+                let beside = slot.holders.iter().find(|other| other.token != lease.token);
+                let fits = beside.is_none_or(|other| lease.mode.fits_beside(other.mode, count - 1));
+                require(fits, 8, || format!("{name} is held by {count}, one of them is {}", lease.mode))?;
             }
         }
         Ok(())

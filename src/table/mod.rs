@@ -11,32 +11,35 @@
 //! | `apply.rs` | what each command does; the only place where a lease changes |
 //! | `outcome.rs` | what the proposer is answered |
 //! | `event.rs` | what changed, for watchers, sessions and deadlines |
-//! | `queue.rs` | waiters of one name, in order |
+//! | `holders.rs`, `queue.rs` | those who hold one name, and those who wait for it, in order |
 //! | `ended.rs` | lease ids that are dead for ever, in bounded memory, with the proof |
+//! | `lean.rs` | what keeps a held lease small in memory |
 //! | `snapshot.rs` | the whole table as bytes, and back |
 //! | `invariants.rs` | what must hold after every entry, numbered |
 //!
 //! # The rules, as far as they rest on this module
 //!
-//! - **L1, one believer.** The table has at most one lease a name: it is a map from names. A lease gives way to
-//!   the next only by `Release`, `Cancel` and `Transfer`, which come from an agent that has stopped believing, and
-//!   by `Expire`, which comes from the leader after the holder's own clock has stopped it. `Revoke` is *not* among
-//!   them: `apply.rs` tells why. A delayed copy of a command must not do any of that to a holder that believes
-//!   again, or for the first time: that is L7.
+//! - **L1, one believer.** A name has one exclusive lease, or leases that may stand beside each other (invariant 8). A
+//!   lease gives way to one that may not only by `Release`, `Cancel` and `Transfer`, which come from an agent that has
+//!   stopped believing, and by `Expire`, which comes from the leader after the holder's own clock has stopped it.
+//!   `Revoke` is *not* among them: `apply.rs` tells why. A delayed copy of a command must not do any of that to a
+//!   holder that believes again, or for the first time: that is L7.
 //! - **L2, tokens increase.** A grant takes the successor of the last token, which nothing ever lowers and which a
 //!   snapshot carries. A newly founded cluster starts at `Found`'s floor, above whatever the old one issued.
 //! - **L3, only a committed entry grants.** `&mut Table` is needed, and `apply` is all that has it.
 //! - **L4, no early end.** A command that ends a lease names its lease id; `Expire` names its token, too, and the
 //!   term in which it was proposed.
-//! - **L6, the first waiter is next.** Whatever ends a lease grants the name to the first waiter in the same
-//!   step. So a queue stands only behind a holder, and there is no state "free, but someone waits".
+//! - **L6, the first waiter is next.** Whatever ends a lease, or takes a waiter out of the queue, grants the name in the
+//!   same step to the first waiter, and to those after it who may stand beside it. So a queue stands only behind
+//!   holders whom its first waiter excludes, or before a closed name: there is no state "free, but someone waits".
 //! - **L7, any number of copies, late and out of order, have the effect of one.** An id that holds or waits answers
 //!   as before. An id that has ended, or was refused for a reason that can pass, is dead: `ended.rs` has the proof
 //!   that bounded memory is enough. `command.rs` has the table of what a late copy of each command finds.
 //! - **L8, equal tables.** Everything is in ordered maps and decided by the entry, its index and its term. *The
 //!   limits that `apply` enforces are part of that:* two members that run with different [`limits`](crate::limits)
 //!   would part ways. Changing one of [`LEASES_MAX`], [`WAITERS_PER_NAME_MAX`], [`ENDED_IDS_MAX`], `EXPIRE_MAX`,
-//!   `BATCH_MAX`, `METADATA_BYTES_MAX`, `REASON_BYTES_MAX`, `TTL_MAX` or the names' lengths is a change of format.
+//!   `BATCH_MAX`, `METADATA_BYTES_MAX`, `REASON_BYTES_MAX`, `TTL_MAX`, `LOCK_DELAY_MAX`, `PERMITS_MAX` or the names'
+//!   lengths is a change of format.
 //! - **L10, every loss is told, with the reason.** One [`Event::Ended`] a grant; and an agent that missed it (its
 //!   replica was filled by a snapshot) still finds the [`Ending`] under the id.
 
@@ -46,7 +49,9 @@ pub(crate) mod bench;
 mod command;
 mod ended;
 mod event;
+mod holders;
 mod invariants;
+mod lean;
 mod outcome;
 mod queue;
 mod snapshot;
@@ -60,31 +65,34 @@ mod scripts;
 #[cfg(test)]
 mod twin;
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::{
-    command::{Acquire, Command, Entry, Holder},
-    event::{EndReason, Event, LeftReason, Revocation},
-    invariants::Violation,
-    outcome::{Ending, HeldBy, Outcome},
-    queue::Waiter,
-};
 #[cfg(test)]
 use self::{
-    command::{Single, TransferTo},
+    command::Single,
     outcome::{Refusal, SingleOutcome, Successor},
     snapshot::SnapshotError,
 };
+pub(crate) use self::{
+    command::{Acquire, Command, Entry, Holder, TransferTo},
+    event::{EndReason, Event, LeftReason, Revocation},
+    invariants::Violation,
+    outcome::{ClosedBy, Ending, HeldBy, Outcome},
+    queue::Waiter,
+};
 use self::{
     ended::EndedIds,
+    holders::Holders,
+    lean::{HolderPool, Metadata},
     queue::{Queue, Ticket},
 };
 use crate::{
-    LeaseId, Name, Token,
+    AgentName, LeaseId, Name, Token,
+    dense::Dense,
     limits::{ENDED_IDS_MAX, LEASES_MAX, WAITERS_PER_NAME_MAX},
+    mode::Mode,
 };
 
 /// A lease, beside its name.
@@ -92,14 +100,14 @@ use crate::{
 pub(crate) struct Lease {
     /// The acquisition that it was granted to.
     pub lease_id: LeaseId,
-    /// Who holds it.
-    pub holder: Holder,
+    /// Who holds it. Shared with the other leases of the same holder.
+    pub holder: Arc<Holder>,
     /// The grant's token.
     pub token: Token,
     /// How long it lives without a renewal.
     pub ttl_ms: u64,
     /// What the holder wants others to see.
-    pub metadata: Bytes,
+    pub metadata: Metadata,
     /// The log index that granted it.
     pub granted_at_index: u64,
     /// The granting leader's wall clock: for people.
@@ -108,19 +116,50 @@ pub(crate) struct Lease {
     pub revoked: Option<Box<Revocation>>,
     /// Transfer attempts up to this number were answered "no such waiter" and do nothing any more.
     pub transfers_closed: u64,
+    /// How it shares the name.
+    pub mode: Mode,
+    /// How long the name stays closed after its expiry.
+    pub lock_delay_ms: u64,
 }
 
-/// A held name: its lease and those who wait for it.
-#[derive(Debug, Clone)]
+/// Why a name is closed, although nobody holds it: what its last holder has sent off may still arrive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Closure {
+    /// The acquisition that ended.
+    pub lease_id: LeaseId,
+    /// Who held it: to it the name is open.
+    pub holder: Holder,
+    /// Its token.
+    pub token: Token,
+    /// For how long, as the leader counts it.
+    pub delay_ms: u64,
+    /// The log index that ended it.
+    pub closed_at_index: u64,
+}
+
+/// A name that is held or closed, and those who wait for it.
+#[derive(Debug, Clone, Default)]
 struct Slot {
-    lease: Lease,
+    holders: Holders,
+    /// Only while there are no holders. Boxed because it is rare.
+    closure: Option<Box<Closure>>,
     queue: Queue,
+}
+
+impl Slot {
+    /// Whether a lease of this mode may be granted now: to this agent, or to the first in the queue.
+    fn lets_in(&self, mode: Mode, agent: Option<&AgentName>) -> bool {
+        match &self.closure {
+            Some(closure) => agent == Some(&closure.holder.agent),
+            None => self.holders.admit(mode),
+        }
+    }
 }
 
 /// Where a live lease id stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Place {
-    Holds(Name),
+    Holds(Name, Token),
     Waits(Name, Ticket),
 }
 
@@ -145,14 +184,19 @@ pub(crate) struct Table {
     applied: u64,
     /// The last token that was granted, or the founding's floor; `None` until the cluster is founded.
     last_token: Option<Token>,
-    /// Every held name.
-    names: BTreeMap<Name, Slot>,
+    /// Every name that is held or closed. The slots are boxed because a tree has room for more than it holds, a third
+    /// and more.
+    names: BTreeMap<Name, Box<Slot>>,
     /// Every live lease id. It shares its names' text with `names`.
-    live: BTreeMap<LeaseId, Place>,
+    live: Dense<LeaseId, Place>,
+    /// The closed names, by the lease id after whose end each was closed.
+    closures: BTreeMap<LeaseId, Name>,
     /// How many wait, in all queues.
     waiting: usize,
     /// Lease ids that are dead for ever.
     ended: EndedIds,
+    /// Who holds or waits, and some who did.
+    pool: HolderPool,
     bounds: Bounds,
 }
 
@@ -165,24 +209,28 @@ pub(crate) struct LeaseView<'a> {
     pub lease: &'a Lease,
     /// How many wait for it.
     pub waiters: usize,
+    /// How many hold the name.
+    pub holders: usize,
 }
 
 impl<'a> LeaseView<'a> {
-    fn of((name, slot): (&'a Name, &'a Slot)) -> Self {
-        Self { name, lease: &slot.lease, waiters: slot.queue.len() }
+    fn of(name: &'a Name, slot: &'a Slot, lease: &'a Lease) -> Self {
+        Self { name, lease, waiters: slot.queue.len(), holders: slot.holders.len() }
     }
 
     /// What someone else is told of it: all but the lease id.
     pub(crate) fn held_by(&self) -> HeldBy {
         let lease = self.lease;
         HeldBy {
-            holder: lease.holder.clone(),
+            holder: lease.holder.as_ref().clone(),
             token: lease.token,
             since_unix_ms: lease.granted_wall_unix_ms,
             ttl_ms: lease.ttl_ms,
-            metadata: lease.metadata.clone(),
+            metadata: lease.metadata.to_bytes(),
             revoked: lease.revoked.is_some(),
             waiters: self.waiters as u64,
+            mode: lease.mode,
+            holders: self.holders as u64,
         }
     }
 }
@@ -205,15 +253,15 @@ pub(crate) enum State<'a> {
     Unknown,
 }
 
-/// What the leader's deadlines and a renewal need to know of a holder or waiter.
+/// What the leader's deadlines need to know of a holder, a waiter or a closed name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Live {
-    /// A holder's token; `None` for a waiter.
+    /// A holder's token, or that of the lease after whose end a name is closed; `None` for a waiter.
     pub token: Option<Token>,
-    /// How long it lives without a renewal.
+    /// How long it lasts without a renewal.
     pub ttl_ms: u64,
-    /// Whether it is revoked, and so can't be renewed.
-    pub revoked: bool,
+    /// Whether a renewal makes it last longer: not if it is revoked, nor if it is a closed name.
+    pub renewable: bool,
 }
 
 /// How much a table has.
@@ -223,6 +271,8 @@ pub(crate) struct Counts {
     pub leases: usize,
     /// Waiters, in all queues.
     pub waiters: usize,
+    /// Closed names.
+    pub closed: usize,
     /// Remembered lease ids that have ended.
     pub ended_ids: usize,
 }
@@ -265,15 +315,21 @@ impl Table {
     /// The lease that this id holds.
     pub(crate) fn lease(&self, id: &LeaseId) -> Option<LeaseView<'_>> {
         match self.live.get(id)? {
-            Place::Holds(name) => self.holder(name),
+            Place::Holds(name, token) => self.held(name, *token),
             Place::Waits(..) => None,
         }
+    }
+
+    /// The lease on this name with this token.
+    fn held(&self, name: &Name, token: Token) -> Option<LeaseView<'_>> {
+        let (name, slot) = self.names.get_key_value(name)?;
+        slot.holders.get(token).map(|lease| LeaseView::of(name, slot, lease))
     }
 
     /// What has become of this id. For a waiter it counts those ahead: [`live`](Self::live) does not.
     pub(crate) fn state(&self, id: &LeaseId) -> State<'_> {
         let state = match self.live.get(id) {
-            Some(Place::Holds(name)) => self.holder(name).map(State::Holding),
+            Some(Place::Holds(name, token)) => self.held(name, *token).map(State::Holding),
             Some(Place::Waits(name, ticket)) => self.names.get_key_value(name).and_then(|(name, slot)| {
                 Some(State::Waiting { name, position: slot.queue.position(*ticket)? })
             }),
@@ -286,56 +342,90 @@ impl Table {
     #[cfg(test)]
     pub(crate) fn live(&self, id: &LeaseId) -> Option<Live> {
         match self.live.get(id)? {
-            Place::Holds(name) => self.names.get(name).map(|slot| Live::of_lease(&slot.lease)),
+            Place::Holds(name, token) => self.held(name, *token).map(|held| Live::of_lease(held.lease)),
             Place::Waits(name, ticket) => self.names.get(name)?.queue.get(*ticket).map(Live::of_waiter),
         }
     }
 
-    /// Every holder and waiter, for the deadlines of a leader that begins: by name, holder first.
+    /// Every holder, closed name and waiter, for the deadlines of a leader that begins: by name, waiters last.
     pub(crate) fn all_live(&self) -> impl Iterator<Item = (LeaseId, Live)> + '_ {
         self.names.values().flat_map(|slot| {
-            let holder = (slot.lease.lease_id, Live::of_lease(&slot.lease));
-            std::iter::once(holder).chain(slot.queue.iter().map(|w| (w.lease_id, Live::of_waiter(w))))
+            let holders = slot.holders.iter().map(|lease| (lease.lease_id, Live::of_lease(lease)));
+            let closure = slot.closure.iter().map(|closure| (closure.lease_id, Live::of_closure(closure)));
+            let waiters = slot.queue.iter().map(|waiter| (waiter.lease_id, Live::of_waiter(waiter)));
+            holders.chain(closure).chain(waiters)
         })
     }
 
-    /// The lease on this name.
+    /// The lease on this name, or of several the one that was granted first.
     pub(crate) fn holder(&self, name: &Name) -> Option<LeaseView<'_>> {
-        self.names.get_key_value(name).map(LeaseView::of)
+        self.holders(name).next()
+    }
+
+    /// All leases on this name, in the order of their tokens.
+    pub(crate) fn holders(&self, name: &Name) -> impl Iterator<Item = LeaseView<'_>> + '_ {
+        let found = self.names.get_key_value(name).into_iter();
+        found.flat_map(|(name, slot)| slot.holders.iter().map(move |lease| LeaseView::of(name, slot, lease)))
+    }
+
+    /// Why the name is closed, if it is.
+    pub(crate) fn closed(&self, name: &Name) -> Option<ClosedBy> {
+        self.names.get(name)?.closure.as_deref().map(Closure::closed_by)
     }
 
     /// Those who wait for this name, the next first.
-    #[cfg(test)]
     pub(crate) fn waiters(&self, name: &Name) -> impl Iterator<Item = &Waiter> + '_ {
         self.names.get(name).into_iter().flat_map(|slot| slot.queue.iter())
     }
 
-    /// The held leases whose names begin with this, in the names' order, from the one after `after` on: a page.
+    /// The held leases whose names begin with this, in the order of names and tokens, from the one after `after` on: a
+    /// page.
     pub(crate) fn leases<'a>(
         &'a self,
         prefix: &'a str,
-        after: Option<&'a Name>,
+        after: Option<(&'a Name, Token)>,
     ) -> impl Iterator<Item = LeaseView<'a>> + 'a {
-        let from = match after {
-            Some(after) if after.as_str() >= prefix => Bound::Excluded(after.as_str()),
-            _ => Bound::Included(prefix),
-        };
-        let page = self.names.range::<str, _>((from, Bound::Unbounded));
-        page.take_while(move |(name, _)| name.as_str().starts_with(prefix)).map(LeaseView::of)
+        let after = after.filter(|(name, _)| name.as_str() >= prefix);
+        let from = after.map_or(prefix, |(name, _)| name.as_str());
+        let page = self.names.range::<str, _>((Bound::Included(from), Bound::Unbounded));
+        page.take_while(move |(name, _)| name.as_str().starts_with(prefix)).flat_map(move |(name, slot)| {
+            let seen = after.filter(|(of, _)| *of == name).map_or(Token::new(0), |(_, token)| token);
+            slot.holders.after(seen).map(move |lease| LeaseView::of(name, slot, lease))
+        })
     }
 
     /// How much there is.
     pub(crate) fn counts(&self) -> Counts {
-        Counts { leases: self.names.len(), waiters: self.waiting, ended_ids: self.ended.len() }
+        Counts {
+            leases: self.live.len() - self.waiting,
+            waiters: self.waiting,
+            closed: self.closures.len(),
+            ended_ids: self.ended.len(),
+        }
+    }
+
+    /// What counts towards the bound of the table.
+    fn load(&self) -> usize {
+        self.live.len() + self.closures.len()
+    }
+}
+
+impl Closure {
+    fn closed_by(&self) -> ClosedBy {
+        ClosedBy { holder: self.holder.clone(), token: self.token, delay_ms: self.delay_ms }
     }
 }
 
 impl Live {
     fn of_lease(lease: &Lease) -> Self {
-        Self { token: Some(lease.token), ttl_ms: lease.ttl_ms, revoked: lease.revoked.is_some() }
+        Self { token: Some(lease.token), ttl_ms: lease.ttl_ms, renewable: lease.revoked.is_none() }
     }
 
     fn of_waiter(waiter: &Waiter) -> Self {
-        Self { token: None, ttl_ms: waiter.ttl_ms, revoked: false }
+        Self { token: None, ttl_ms: waiter.ttl_ms, renewable: true }
+    }
+
+    fn of_closure(closure: &Closure) -> Self {
+        Self { token: Some(closure.token), ttl_ms: closure.delay_ms, renewable: false }
     }
 }

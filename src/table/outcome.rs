@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::command::{Holder, Never};
 use crate::{
     Token,
-    limits::{BATCH_MAX, EXPIRE_MAX, METADATA_BYTES_MAX, REASON_BYTES_MAX, TTL_MAX},
+    limits::{
+        BATCH_MAX, EXPIRE_MAX, LOCK_DELAY_MAX, METADATA_BYTES_MAX, PERMITS_MAX, REASON_BYTES_MAX, TTL_MAX,
+    },
+    mode::Mode,
 };
 
 /// The outcome of a command in a batch.
@@ -32,7 +35,8 @@ pub(crate) enum Outcome<B = Vec<SingleOutcome>> {
         /// The place in the queue; 1 is the next.
         position: u64,
     },
-    /// Acquire without waiting: someone holds the name. The lease id is used up: the next try takes a new one.
+    /// Acquire without waiting: someone holds the name, or waits for it before this one. The lease id is used up: the
+    /// next try takes a new one.
     Held(HeldBy),
     /// The lease id ended before; nothing changed, and nothing ever will for this id.
     Ended {
@@ -68,8 +72,8 @@ pub(crate) enum Outcome<B = Vec<SingleOutcome>> {
         /// Who holds the name now.
         to: Successor,
     },
-    /// Transfer: no waiter answers to the description. The lease stays as it is, and this attempt is closed: no
-    /// late copy of it will do anything.
+    /// Transfer: no waiter answers to the description and fits beside the other holders. The lease stays as it is, and
+    /// this attempt is closed: no late copy of it will do anything. Revoke: the heir doesn't wait. Nothing changed.
     NoSuchWaiter,
     /// Transfer: the lease id doesn't hold a lease (it waits, or was never seen). Nothing changed.
     NotHolding,
@@ -83,6 +87,8 @@ pub(crate) enum Outcome<B = Vec<SingleOutcome>> {
     Refused(Refusal),
     /// One outcome for each command of the batch.
     Batch(B),
+    /// Acquire without waiting: the name is closed after an abnormal end. The lease id is used up.
+    Closed(ClosedBy),
 }
 
 /// How a lease id ended.
@@ -123,6 +129,21 @@ pub(crate) struct HeldBy {
     pub revoked: bool,
     /// How many wait for the name.
     pub waiters: u64,
+    /// How it shares the name.
+    pub mode: Mode,
+    /// How many hold the name, this one included.
+    pub holders: u64,
+}
+
+/// After whose end a name is closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClosedBy {
+    /// Who held it: to it the name is open.
+    pub holder: Holder,
+    /// Its token.
+    pub token: Token,
+    /// For how long it is closed in all, in milliseconds.
+    pub delay_ms: u64,
 }
 
 /// Who was granted the name that someone else gave up.
@@ -213,5 +234,22 @@ pub(crate) enum Refusal {
         index: u64,
         /// The last applied index.
         applied: u64,
+    },
+    /// There is no such mode.
+    #[error("{of} permits; give 1 to {PERMITS_MAX}")]
+    Permits {
+        /// How many.
+        of: u32,
+    },
+    /// The delay is too long, or the lease isn't exclusive.
+    #[error(
+        "a lock delay of {lock_delay_ms} ms on a lease that is {mode}; give an exclusive lease at most {} ms, others none",
+        LOCK_DELAY_MAX.as_millis()
+    )]
+    LockDelay {
+        /// The delay.
+        lock_delay_ms: u64,
+        /// The lease's mode.
+        mode: Mode,
     },
 }

@@ -30,6 +30,10 @@ enum Op {
         wait: bool,
         lag: u64,
         sent: bool,
+        /// Exclusive in most cases.
+        mode: u8,
+        /// With a lock delay, if it is exclusive.
+        delays: bool,
     },
     /// What no honest agent sends.
     Odd {
@@ -47,13 +51,18 @@ enum Op {
     },
     Transfer {
         from: Pick,
-        to: Pick,
         how: u8,
         attempt: u64,
     },
     Revoke {
         name: usize,
-        newest: bool,
+        /// Which of the holders; beyond them, nobody.
+        of: usize,
+        heir: Option<usize>,
+    },
+    /// The closed name whose turn is the most overdue is opened: with its right token, or a wrong one.
+    Open {
+        right: bool,
     },
     Batch(Vec<Op>),
     /// The table is replaced by what its snapshot restores to.
@@ -66,8 +75,18 @@ fn pick() -> impl Strategy<Value = Pick> {
 }
 
 fn single() -> BoxedStrategy<Op> {
-    let acquire = (0..3usize, 0..4usize, prop::bool::weighted(0.7), 0..4u64, prop::bool::weighted(0.85))
-        .prop_map(|(name, agent, wait, lag, sent)| Op::Acquire { name, agent, wait, lag, sent });
+    let kind = (prop_oneof![4 => Just(0u8), 1 => 1..6u8], prop::bool::weighted(0.3));
+    let acquire =
+        (0..3usize, 0..4usize, prop::bool::weighted(0.7), 0..4u64, prop::bool::weighted(0.85), kind)
+            .prop_map(|(name, agent, wait, lag, sent, (mode, delays))| Op::Acquire {
+                name,
+                agent,
+                wait,
+                lag,
+                sent,
+                mode,
+                delays,
+            });
     prop_oneof![
         1 => any::<u8>().prop_map(Op::Found),
         16 => acquire,
@@ -77,9 +96,11 @@ fn single() -> BoxedStrategy<Op> {
         5 => pick().prop_map(Op::Cancel),
         5 => (prop::bool::weighted(0.85), prop::collection::vec((pick(), 0..3u8), 0..5))
             .prop_map(|(own_term, picks)| Op::Expire { own_term, picks }),
-        5 => (pick(), pick(), any::<u8>(), 0..4u64)
-            .prop_map(|(from, to, how, attempt)| Op::Transfer { from, to, how, attempt }),
-        3 => (0..3usize, prop::bool::weighted(0.8)).prop_map(|(name, newest)| Op::Revoke { name, newest }),
+        5 => (pick(), any::<u8>(), 0..4u64)
+            .prop_map(|(from, how, attempt)| Op::Transfer { from, how, attempt }),
+        3 => (0..3usize, 0..4usize, prop::option::of(0..4usize))
+            .prop_map(|(name, of, heir)| Op::Revoke { name, of, heir }),
+        3 => prop::bool::weighted(0.8).prop_map(|right| Op::Open { right }),
     ]
     .boxed()
 }
@@ -123,7 +144,9 @@ struct World {
     liars: BTreeSet<LeaseId>,
     last_token: Option<Token>,
     granted: BTreeSet<LeaseId>,
-    believed: BTreeMap<Name, (LeaseId, Token)>,
+    believed: BTreeMap<Name, BTreeMap<LeaseId, (Token, Mode)>>,
+    /// The mode that each lease id was asked for with.
+    modes: BTreeMap<LeaseId, Mode>,
     /// Every kind of outcome and event that came up.
     kinds: BTreeSet<String>,
 }
@@ -142,6 +165,7 @@ impl World {
             last_token: None,
             granted: BTreeSet::new(),
             believed: BTreeMap::new(),
+            modes: BTreeMap::new(),
             kinds: BTreeSet::new(),
         }
     }
@@ -163,7 +187,12 @@ impl World {
                 // Now and then so high that the tokens run out.
                 tokens_above: Token::new(if n % 4 == 0 { u64::MAX - u64::from(*n / 4 % 6) } else { 1 << 40 }),
             },
-            Op::Acquire { name: n, agent: a, wait, lag, sent } => {
+            Op::Acquire { name: n, agent: a, wait, lag, sent, mode, delays } => {
+                let mode = match mode {
+                    0 => Mode::Exclusive,
+                    1..=3 => Mode::Shared,
+                    n => Mode::Permits { of: u32::from(*n) - 2 },
+                };
                 let lease_id = LeaseId::from_bits((self.ids.len() as u128 + 1) << 100);
                 self.ids.push(lease_id);
                 let command = Command::Acquire(Acquire {
@@ -174,7 +203,10 @@ impl World {
                     wait: *wait,
                     metadata: Bytes::from(vec![*a as u8; *a]),
                     seen: self.table.applied().saturating_sub(*lag),
+                    mode,
+                    lock_delay_ms: if *delays && mode == Mode::Exclusive { 500 } else { 0 },
                 });
+                self.modes.insert(lease_id, mode);
                 if !sent {
                     self.sent.push(command);
                     return None;
@@ -196,19 +228,28 @@ impl World {
                     })
                     .collect(),
             },
-            Op::Transfer { from, to, how, attempt } => Command::Transfer {
+            Op::Transfer { from, how, attempt } => Command::Transfer {
                 lease_id: self.id(*from),
-                to: match how % 3 {
+                to: match how % 2 {
                     0 => TransferTo::First,
-                    1 => TransferTo::Waiter(self.id(*to)),
-                    _ => TransferTo::Agent(agent(*how as usize)),
+                    _ => TransferTo::Agent(agent(*how as usize / 2)),
                 },
                 attempt: *attempt,
             },
-            Op::Revoke { name: n, newest } => {
-                let held = self.twin.holder(&name(*n)).and_then(|c| c.token);
-                let token = held.filter(|_| *newest).unwrap_or(Token::new(3));
-                Command::Revoke { name: name(*n), token, by: agent(*n), reason: "maintenance".into() }
+            Op::Revoke { name: n, of, heir } => {
+                let token = self.twin.holders(&name(*n)).get(*of).and_then(|c| c.token);
+                Command::Revoke {
+                    name: name(*n),
+                    token: token.unwrap_or(Token::new(3)),
+                    by: agent(*n),
+                    reason: "maintenance".into(),
+                    heir: heir.map(agent),
+                }
+            }
+            Op::Open { right } => {
+                let shut = self.twin.shut.first()?;
+                let token = if *right { shut.token } else { Token::new(3) };
+                Command::Expire { term: self.term, ended: vec![(shut.id, Some(token))] }
             }
             Op::Batch(_) | Op::Restore | Op::Skip => return None,
         };
@@ -224,12 +265,16 @@ impl World {
             .filter_map(|c| if let Command::Acquire(a) = c { Some(a) } else { None })
             .collect();
         let mut a = (*acquires.get(like % acquires.len().max(1))?).clone();
-        match kind % 6 {
+        match kind % 10 {
             0 => a.ttl_ms = 0,
             1 => a.ttl_ms = 86_400_001,
             2 => a.metadata = vec![0; 4097].into(),
             3 => a.name = name(like + 1),
             4 => a.agent.agent = agent(like),
+            5 => a.mode = Mode::Permits { of: 0 },
+            6 => a.mode = Mode::Permits { of: 100_001 },
+            7 => (a.mode, a.lock_delay_ms) = (Mode::Shared, 1),
+            8 => a.lock_delay_ms = 86_400_001,
             // The node may differ, and waiting is not asked twice.
             _ => (a.agent.node, a.wait) = (NodeId::from_bits(99), !a.wait),
         }
@@ -316,27 +361,48 @@ impl World {
         assert_eq!(table.horizon(), twin.horizon());
         let counts = table.counts();
         assert_eq!(counts.leases + counts.waiters, twin.claims.len());
+        assert_eq!(counts.closed, twin.shut.len());
         assert_eq!(counts.ended_ids, twin.graves.len() - twin.forgotten());
-        assert_eq!(table.all_live().count(), twin.claims.len());
+        assert_eq!(table.all_live().count(), twin.claims.len() + twin.shut.len());
         for (id, live) in table.all_live() {
-            let claim = twin.find(id).unwrap();
+            let Some(claim) = twin.find(id) else {
+                let shut = twin.shut.iter().find(|shut| shut.id == id).unwrap();
+                let closed = Live { token: Some(shut.token), ttl_ms: shut.delay_ms, renewable: false };
+                assert_eq!((live, table.live(&id)), (closed, None));
+                continue;
+            };
             assert_eq!((live.token, live.ttl_ms), (claim.token, claim.ttl_ms));
             assert_eq!(table.live(&id), Some(live));
         }
         for n in 0..3 {
             let name = name(n);
             assert_eq!(table.holder(&name).map(|l| l.held_by()), twin.held_by(&name));
-            let closed = table.holder(&name).map(|l| l.lease.transfers_closed);
-            assert_eq!(closed, twin.holder(&name).map(|c| c.closed));
+            let closed: Vec<_> = table
+                .holders(&name)
+                .map(|l| (l.lease.token, l.lease.mode, l.lease.transfers_closed))
+                .collect();
+            let twins: Vec<_> =
+                twin.holders(&name).iter().map(|c| (c.token.unwrap(), c.mode, c.closed)).collect();
+            assert_eq!(closed, twins);
+            let shut = twin.is_shut(&name).map(|shut| (shut.agent.clone(), shut.token, shut.delay_ms));
+            assert_eq!(table.closed(&name).map(|by| (by.holder, by.token, by.delay_ms)), shut);
             let waiters: Vec<_> = table.waiters(&name).map(|w| (w.lease_id, w.ttl_ms)).collect();
             let twins: Vec<_> = twin.waiters(&name).iter().map(|c| (c.id, c.ttl_ms)).collect();
             assert_eq!(waiters, twins);
-            let listed: Vec<_> = table.leases(name.as_str(), None).map(|l| l.name.clone()).collect();
+            let listed: Vec<_> =
+                table.leases(name.as_str(), None).map(|l| (l.name.clone(), l.lease.token)).collect();
             let mut twins: Vec<_> =
-                twin.claims.iter().filter(|c| c.token.is_some()).map(|c| c.name.clone()).collect();
-            twins.retain(|other| other.as_str().starts_with(name.as_str()));
+                twin.claims.iter().filter_map(|c| Some((c.name.clone(), c.token?))).collect();
+            twins.retain(|(other, _)| other.as_str().starts_with(name.as_str()));
             twins.sort();
             assert_eq!(listed, twins);
+        }
+        // A page begins after any lease.
+        let page =
+            |after| -> Vec<_> { table.leases("", after).map(|l| (l.name.clone(), l.lease.token)).collect() };
+        let all = page(None);
+        for (at, (name, token)) in all.iter().enumerate() {
+            assert_eq!(page(Some((name, *token))), all[at + 1..]);
         }
         for id in &self.ids {
             match (table.state(id), twin.find(*id)) {
@@ -366,17 +432,28 @@ impl World {
                 self.last_token = Some(*token);
                 let first = self.granted.insert(*lease_id);
                 assert!(first || self.liars.contains(lease_id), "L7: {lease_id} is granted twice");
-                let other = self.believed.insert(name.clone(), (*lease_id, *token));
-                assert_eq!(other, None, "L1: {name} is granted while it is held");
+                let mode = self.modes[lease_id];
+                let holders = self.believed.entry(name.clone()).or_default();
+                let together = holders.values().all(|(_, other)| match mode {
+                    Mode::Exclusive => false,
+                    Mode::Shared => *other == Mode::Shared,
+                    Mode::Permits { of } => *other == mode && holders.len() < of as usize,
+                });
+                assert!(together, "L1: {name} is granted {mode} while it is held: {holders:?}");
+                holders.insert(*lease_id, (*token, mode));
             }
             Event::Ended { name, lease_id, token, .. } => {
-                let held = self.believed.remove(name);
-                assert_eq!(held, Some((*lease_id, *token)), "L10: {name} ends for someone else");
+                let held = self.believed.entry(name.clone()).or_default().remove(lease_id);
+                assert_eq!(held.map(|(token, _)| token), Some(*token), "L10: {name} ends for someone else");
             }
             Event::Founded { tokens_above } => {
                 assert_eq!(self.last_token.replace(*tokens_above), None, "L2: founded twice");
             }
-            Event::Queued { .. } | Event::Left { .. } | Event::Revoked { .. } => {}
+            Event::Queued { .. }
+            | Event::Left { .. }
+            | Event::Revoked { .. }
+            | Event::Closed { .. }
+            | Event::Opened { .. } => {}
         }
     }
 }
@@ -390,7 +467,9 @@ fn unnested(command: Single) -> Command {
         Command::Cancel { lease_id } => Command::Cancel { lease_id },
         Command::Expire { term, ended } => Command::Expire { term, ended },
         Command::Transfer { lease_id, to, attempt } => Command::Transfer { lease_id, to, attempt },
-        Command::Revoke { name, token, by, reason } => Command::Revoke { name, token, by, reason },
+        Command::Revoke { name, token, by, reason, heir } => {
+            Command::Revoke { name, token, by, reason, heir }
+        }
         Command::Batch(never) => match never {},
     }
 }
@@ -443,13 +522,22 @@ fn random_commands_reach_every_outcome_and_event() {
         ops.iter().for_each(|op| world.run(op));
         kinds.append(&mut world.kinds);
     }
-    let all = "AlreadyFounded AlreadyRevoked Ended Expired Forbidden Founded Granted Held Left NoSuchWaiter NotHeld \
+    let all = "AlreadyFounded AlreadyRevoked Closed Ended Expired Forbidden Founded Granted Held Left NoSuchWaiter NotHeld \
                NotHolding OtherTerm Released Revoked TooOld Transferred Waiting \
-               EventEnded EventFounded EventGranted EventLeft EventQueued EventRevoked \
+               EventClosed EventEnded EventFounded EventGranted EventLeft EventOpened EventQueued EventRevoked \
                EndingCancelled EndingExpired EndingForbidden EndingNoTokens EndingRefused EndingReleased \
                EndingRevoked EndingTransferred";
-    let refused =
-        ["LeaseIdTaken", "Metadata", "NoTokens", "NotFounded", "QueueFull", "SeenAhead", "TableFull", "Ttl"];
+    let refused = [
+        "LeaseIdTaken",
+        "LockDelay",
+        "Metadata",
+        "NoTokens",
+        "NotFounded",
+        "Permits",
+        "QueueFull",
+        "SeenAhead",
+    ];
+    let refused = refused.into_iter().chain(["TableFull", "Ttl"]);
     let all = all.split_whitespace().map(str::to_owned).chain(refused.map(|why| format!("Refused {why}")));
     assert_eq!(kinds, all.collect());
 }

@@ -18,6 +18,18 @@ pub(super) struct Claim {
     since: u64,
     revoked: Option<Revocation>,
     pub(super) closed: u64,
+    pub(super) mode: Mode,
+    delay_ms: u64,
+}
+
+/// A closed name, and whose lease on it expired.
+#[derive(Debug, Clone)]
+pub(super) struct Shut {
+    pub(super) name: Name,
+    pub(super) id: LeaseId,
+    pub(super) agent: Holder,
+    pub(super) token: Token,
+    pub(super) delay_ms: u64,
 }
 
 /// All live claims in the order in which they came, and every lease id that ever ended, oldest first.
@@ -26,20 +38,44 @@ pub(super) struct Twin {
     pub(super) bounds: Bounds,
     pub(super) last_token: Option<u64>,
     pub(super) claims: Vec<Claim>,
+    pub(super) shut: Vec<Shut>,
     pub(super) graves: Vec<(u64, LeaseId, Ending)>,
 }
 
 impl Twin {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self { bounds, last_token: None, claims: vec![], graves: vec![] }
+        Self { bounds, last_token: None, claims: vec![], shut: vec![], graves: vec![] }
     }
 
     pub(super) fn find(&self, id: LeaseId) -> Option<&Claim> {
         self.claims.iter().find(|c| c.id == id)
     }
 
+    /// The first to be granted it first.
+    pub(super) fn holders(&self, name: &Name) -> Vec<&Claim> {
+        let mut holders: Vec<_> =
+            self.claims.iter().filter(|c| c.name == *name && c.token.is_some()).collect();
+        holders.sort_by_key(|c| c.token);
+        holders
+    }
+
     pub(super) fn holder(&self, name: &Name) -> Option<&Claim> {
-        self.claims.iter().find(|c| c.name == *name && c.token.is_some())
+        self.holders(name).first().copied()
+    }
+
+    pub(super) fn is_shut(&self, name: &Name) -> Option<&Shut> {
+        self.shut.iter().find(|shut| shut.name == *name)
+    }
+
+    /// Whether a lease of this mode may stand beside the holders of this name, leaving one of them out.
+    fn fits(&self, name: &Name, mode: Mode, but: Option<LeaseId>) -> bool {
+        let others: Vec<_> = self.holders(name).into_iter().filter(|c| Some(c.id) != but).collect();
+        match mode {
+            _ if others.is_empty() => true,
+            Mode::Exclusive => false,
+            Mode::Shared => others.iter().all(|c| c.mode == Mode::Shared),
+            Mode::Permits { of } => others.len() < of as usize && others.iter().all(|c| c.mode == mode),
+        }
     }
 
     pub(super) fn waiters(&self, name: &Name) -> Vec<&Claim> {
@@ -73,6 +109,18 @@ impl Twin {
             metadata: c.metadata.clone(),
             revoked: c.revoked.is_some(),
             waiters: self.waiters(name).len() as u64,
+            mode: c.mode,
+            holders: self.holders(name).len() as u64,
+        })
+    }
+
+    fn in_the_way<B>(&self, name: &Name) -> Option<Outcome<B>> {
+        if let Some(held) = self.held_by(name) {
+            return Some(Outcome::Held(held));
+        }
+        self.is_shut(name).map(|shut| {
+            let Shut { agent, token, delay_ms, .. } = shut.clone();
+            Outcome::Closed(ClosedBy { holder: agent, token, delay_ms })
         })
     }
 
@@ -89,6 +137,7 @@ impl Twin {
             holder: c.agent.clone(),
             ttl_ms: c.ttl_ms,
             from_queue,
+            metadata: c.metadata.clone(),
         });
         Some(Successor { holder: c.agent.clone(), token: Token::new(token) })
     }
@@ -105,17 +154,24 @@ impl Twin {
         out.push(Event::Left { name: c.name, lease_id: id, holder: c.agent, reason });
     }
 
-    /// The holder `id` goes; `heir`, or the first waiter, follows.
-    fn succeed(
+    /// The holder `id` goes; returns the waiter that comes first after it, if one does.
+    fn end(
         &mut self,
-        (index, wall): (u64, u64),
+        index: u64,
         id: LeaseId,
         reason: EndReason,
-        heir: Option<LeaseId>,
         out: &mut Vec<Event>,
-    ) -> Option<Successor> {
+    ) -> (Name, Option<LeaseId>) {
         let at = self.claims.iter().position(|c| c.id == id).unwrap();
         let c = self.claims.remove(at);
+        let first_of =
+            |agent: &AgentName| self.waiters(&c.name).iter().find(|w| w.agent.agent == *agent).map(|w| w.id);
+        let mut heir = c.revoked.as_ref().and_then(|r| r.heir.as_ref()).and_then(first_of);
+        let shuts = reason == EndReason::Expired && c.delay_ms > 0;
+        let back = first_of(&c.agent.agent);
+        if shuts && back.is_some() {
+            heir = back;
+        }
         let reason = c.revoked.map_or(reason, EndReason::Revoked);
         let ending = match &reason {
             EndReason::Released => Ending::Released,
@@ -124,23 +180,55 @@ impl Twin {
             EndReason::Transferred => Ending::Transferred,
             EndReason::Revoked(_) => Ending::Revoked,
         };
+        let token = c.token.unwrap();
         self.graves.push((index, id, ending));
-        out.push(Event::Ended {
-            name: c.name.clone(),
-            lease_id: id,
-            token: c.token.unwrap(),
-            holder: c.agent,
-            reason,
-        });
-        let heir = heir.or_else(|| self.waiters(&c.name).first().map(|w| w.id))?;
-        let at = self.claims.iter().position(|c| c.id == heir).unwrap();
-        let granted = self.grant(at, wall, true, out);
-        if granted.is_none() {
-            for id in self.waiters(&c.name).iter().map(|w| w.id).collect::<Vec<_>>() {
-                self.drop_waiter(index, id, LeftReason::NoTokens, out);
+        out.push(Event::Ended { name: c.name.clone(), lease_id: id, token, holder: c.agent.clone(), reason });
+        if shuts && back.is_none() {
+            let (name, agent, delay_ms) = (c.name.clone(), c.agent, c.delay_ms);
+            out.push(Event::Closed {
+                name: name.clone(),
+                lease_id: id,
+                token,
+                holder: agent.clone(),
+                delay_ms,
+            });
+            self.shut.push(Shut { name, id, agent, token, delay_ms });
+        }
+        (c.name, heir)
+    }
+
+    fn unshut(&mut self, name: &Name, out: &mut Vec<Event>) {
+        if let Some(at) = self.shut.iter().position(|shut| shut.name == *name) {
+            let shut = self.shut.remove(at);
+            out.push(Event::Opened { name: shut.name, lease_id: shut.id });
+        }
+    }
+
+    /// Grants the name to the heir, if it may have it, and then to the first waiters for as long as they may.
+    fn follow(
+        &mut self,
+        (index, wall): (u64, u64),
+        name: &Name,
+        mut heir: Option<LeaseId>,
+        out: &mut Vec<Event>,
+    ) -> Option<Successor> {
+        let mut first = None;
+        while self.is_shut(name).is_none() {
+            let waiters = self.waiters(name);
+            let chosen = heir.take().and_then(|id| waiters.iter().find(|w| w.id == id).copied());
+            let chosen = chosen.filter(|w| self.fits(name, w.mode, None));
+            let Some(next) = chosen.or(waiters.first().copied()) else { break };
+            if !self.fits(name, next.mode, None) {
+                break;
+            }
+            let id = next.id;
+            let at = self.claims.iter().position(|c| c.id == id).unwrap();
+            match self.grant(at, wall, true, out) {
+                Some(granted) => first = first.or(Some(granted)),
+                None => self.drop_waiter(index, id, LeftReason::NoTokens, out),
             }
         }
-        granted
+        first
     }
 
     pub(super) fn apply(&mut self, index: u64, term: u64, entry: &Entry, out: &mut Vec<Event>) -> Outcome {
@@ -179,10 +267,13 @@ impl Twin {
                 };
                 match self.find(*id).map(|c| c.token) {
                     Some(Some(_)) => {
-                        Outcome::Released { next: self.succeed((index, wall), *id, reason, None, out) }
+                        let (name, heir) = self.end(index, *id, reason, out);
+                        Outcome::Released { next: self.follow((index, wall), &name, heir, out) }
                     }
                     Some(None) => {
+                        let name = self.find(*id).unwrap().name.clone();
                         self.drop_waiter(index, *id, LeftReason::Cancelled, out);
+                        self.follow((index, wall), &name, None, out);
                         Outcome::Left
                     }
                     None => match self.ending(*id) {
@@ -201,19 +292,30 @@ impl Twin {
                 Outcome::Refused(Refusal::ExpireTooLong { count: ended.len() as u64 })
             }
             Command::Expire { ended: pairs, .. } => {
-                let mut ended = 0;
-                for waiters in [true, false] {
-                    for (id, token) in pairs.iter().filter(|p| p.1.is_none() == waiters) {
-                        if self.find(*id).is_none_or(|c| c.token != *token) {
-                            continue;
-                        }
-                        ended += 1;
-                        if waiters {
+                let (mut ended, mut vacant) = (0, vec![]);
+                for (id, token) in pairs {
+                    let shut = self.shut.iter().find(|shut| shut.id == *id && Some(shut.token) == *token);
+                    match (self.find(*id).cloned(), shut.cloned()) {
+                        (Some(c), _) if c.token != *token => continue,
+                        (Some(c), _) if c.token.is_none() => {
                             self.drop_waiter(index, *id, LeftReason::Expired, out);
-                        } else {
-                            self.succeed((index, wall), *id, EndReason::Expired, None, out);
+                            vacant.push((c.name, None));
                         }
+                        (Some(_), _) => vacant.push(self.end(index, *id, EndReason::Expired, out)),
+                        (None, Some(shut)) => {
+                            self.unshut(&shut.name, out);
+                            vacant.push((shut.name, None));
+                        }
+                        (None, None) => continue,
                     }
+                    ended += 1;
+                }
+                let mut names: Vec<_> = vacant.iter().map(|(name, _)| name.clone()).collect();
+                names.sort();
+                names.dedup();
+                for name in names {
+                    let heir = vacant.iter().rev().filter(|(of, _)| *of == name).find_map(|(_, heir)| *heir);
+                    self.follow((index, wall), &name, heir, out);
                 }
                 Outcome::Expired { ended }
             }
@@ -229,24 +331,26 @@ impl Twin {
                 }
                 let heir = self.waiters(&c.name).into_iter().find(|w| match to {
                     TransferTo::First => true,
-                    TransferTo::Waiter(other) => w.id == *other,
                     TransferTo::Agent(agent) => w.agent.agent == *agent,
                 });
+                let heir = heir.filter(|w| self.fits(&c.name, w.mode, Some(*id)));
                 match heir.map(|w| w.id) {
                     None => {
                         self.claims.iter_mut().find(|c| c.id == *id).unwrap().closed = *attempt;
                         Outcome::NoSuchWaiter
                     }
                     Some(_) if self.last_token == Some(u64::MAX) => Outcome::Refused(Refusal::NoTokens),
-                    heir => Outcome::Transferred {
-                        to: self.succeed((index, wall), *id, EndReason::Transferred, heir, out).unwrap(),
-                    },
+                    heir => {
+                        let (name, _) = self.end(index, *id, EndReason::Transferred, out);
+                        Outcome::Transferred { to: self.follow((index, wall), &name, heir, out).unwrap() }
+                    }
                 }
             }
             Command::Revoke { reason, .. } if reason.len() > 512 || reason.contains('\n') => {
                 Outcome::Refused(Refusal::Reason { bytes: reason.len() as u64 })
             }
-            Command::Revoke { name, token, by, reason } => {
+            Command::Revoke { name, token, by, reason, heir } => {
+                let waits = self.waiters(name).iter().any(|w| Some(&w.agent.agent) == heir.as_ref());
                 let Some(c) = self.claims.iter_mut().find(|c| c.name == *name && c.token == Some(*token))
                 else {
                     return Outcome::NotHeld;
@@ -254,7 +358,10 @@ impl Twin {
                 if c.revoked.is_some() {
                     return Outcome::AlreadyRevoked;
                 }
-                let revocation = Revocation { by: by.clone(), reason: reason.clone() };
+                if heir.is_some() && !waits {
+                    return Outcome::NoSuchWaiter;
+                }
+                let revocation = Revocation { by: by.clone(), reason: reason.clone(), heir: heir.clone() };
                 c.revoked = Some(revocation.clone());
                 out.push(Event::Revoked {
                     name: name.clone(),
@@ -275,6 +382,15 @@ impl Twin {
         if a.metadata.len() > 4096 {
             return Outcome::Refused(Refusal::Metadata { bytes: a.metadata.len() as u64 });
         }
+        match a.mode {
+            Mode::Permits { of } if of == 0 || of > 100_000 => {
+                return Outcome::Refused(Refusal::Permits { of });
+            }
+            mode if a.lock_delay_ms > 86_400_000 || (a.lock_delay_ms > 0 && mode != Mode::Exclusive) => {
+                return Outcome::Refused(Refusal::LockDelay { lock_delay_ms: a.lock_delay_ms, mode });
+            }
+            _ => {}
+        }
         if let Some(c) = self.find(a.lease_id) {
             if c.name != a.name || c.agent.agent != a.agent.agent {
                 return Outcome::Refused(Refusal::LeaseIdTaken);
@@ -284,27 +400,33 @@ impl Twin {
                 None => Outcome::Waiting { position: self.position(a.lease_id) },
             };
         }
-        match (self.ending(a.lease_id), self.held_by(&a.name)) {
-            (Some(Ending::Refused), Some(held)) => return Outcome::Held(held),
+        let shuts = self.shut.iter().any(|shut| shut.id == a.lease_id);
+        let ending = self.ending(a.lease_id).or(shuts.then_some(Ending::Expired));
+        match (ending, self.in_the_way(&a.name)) {
+            (Some(Ending::Refused), Some(outcome)) => return outcome,
             (Some(ending), _) => return Outcome::Ended { ending },
             (None, _) => {}
         }
         if a.seen < self.horizon() {
             return Outcome::TooOld { horizon: self.horizon() };
         }
-        let full = self.claims.len() >= self.bounds.leases;
-        let held = self.held_by(&a.name);
+        let full = self.claims.len() + self.shut.len() >= self.bounds.leases;
+        let queue = self.waiters(&a.name).len();
+        let free = match self.is_shut(&a.name) {
+            Some(shut) => shut.agent.agent == a.agent.agent,
+            None => queue == 0 && self.fits(&a.name, a.mode, None),
+        };
         let refusal = if a.seen >= index {
             Some(Outcome::Refused(Refusal::SeenAhead { seen: a.seen, index }))
         } else if self.last_token.is_none() {
             Some(Outcome::Refused(Refusal::NotFounded))
-        } else if let (Some(held), false) = (&held, a.wait) {
-            Some(Outcome::Held(held.clone()))
+        } else if !free && !a.wait {
+            self.in_the_way(&a.name)
         } else if full {
             Some(Outcome::Refused(Refusal::TableFull { max: self.bounds.leases as u64 }))
-        } else if held.as_ref().is_some_and(|h| h.waiters as usize >= self.bounds.waiters_per_name) {
+        } else if !free && queue >= self.bounds.waiters_per_name {
             Some(Outcome::Refused(Refusal::QueueFull { max: self.bounds.waiters_per_name as u64 }))
-        } else if held.is_none() && self.last_token == Some(u64::MAX) {
+        } else if free && self.last_token == Some(u64::MAX) {
             Some(Outcome::Refused(Refusal::NoTokens))
         } else {
             None
@@ -323,13 +445,17 @@ impl Twin {
             since: 0,
             revoked: None,
             closed: 0,
+            mode: a.mode,
+            delay_ms: a.lock_delay_ms,
         });
-        if held.is_some() {
+        if !free {
             let (name, lease_id) = (a.name.clone(), a.lease_id);
             out.push(Event::Queued { name, lease_id, holder: a.agent.clone(), ttl_ms: a.ttl_ms });
             return Outcome::Waiting { position: self.position(a.lease_id) };
         }
+        self.unshut(&a.name, out);
         let granted = self.grant(self.claims.len() - 1, wall, false, out).unwrap();
+        self.follow((index, wall), &a.name, None, out);
         Outcome::Granted { token: granted.token }
     }
 }

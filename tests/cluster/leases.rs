@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use leasehold::{AcquireError, ChangeKind, LossReason, Released, RenewError, limits};
+use leasehold::{AcquireError, ChangeKind, LossReason, Released, RenewError, Token, Watch, limits};
 
 use crate::fixture::{Cluster, soon, until};
 
@@ -197,6 +197,86 @@ async fn a_watch_tells_every_change_in_order() {
     cluster.stop_all().await;
 }
 
+/// The token of every grant and end that a watcher is told next, so many of them.
+async fn told(watch: &mut Watch, count: usize) -> Vec<(u64, &'static str, Token)> {
+    let mut told = Vec::new();
+    while told.len() < count {
+        let change = soon("a change", watch.next()).await.unwrap();
+        match change.kind {
+            ChangeKind::Granted { token, .. } => told.push((change.index, "granted", token)),
+            ChangeKind::Ended { token, .. } => told.push((change.index, "ended", token)),
+            _ => {}
+        }
+    }
+    told
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_goes_on_at_another_agent_where_it_stopped() {
+    let mut cluster = Cluster::in_process(3).await;
+    let (mut whole, mut names) = (cluster.agents[0].watch_prefix("w/").unwrap(), Vec::new());
+    for round in 0..6 {
+        let name = if round % 3 == 2 { "other".to_owned() } else { format!("w/{round}") };
+        cluster.agents[round % 3].acquire(&name).await.unwrap().release().await.unwrap();
+        names.push(name);
+    }
+    let all = told(&mut whole, 8).await;
+    assert!(all.is_sorted(), "{all:?}");
+    for (at, (index, ..)) in all.iter().enumerate() {
+        // In turn at each agent, from every point.
+        let mut rest = cluster.agents[at % 3].watch_prefix("w/").unwrap().since(*index);
+        assert_eq!(told(&mut rest, all.len() - at - 1).await, all[at + 1..]);
+    }
+    let mut one = cluster.agents[1].watch("w/1").unwrap().since(0);
+    assert_eq!(told(&mut one, 2).await, all[2..4]);
+    // One that is ahead of its agent waits for what comes.
+    let last = all[all.len() - 1].0;
+    let mut ahead = cluster.agents[2].watch_prefix("w/").unwrap().since(last + 1);
+    for round in 0..2 {
+        cluster.agents[0].acquire(&format!("w/{round}")).await.unwrap().release().await.unwrap();
+    }
+    let first = told(&mut ahead, 1).await[0];
+    assert!(first.0 > last + 1, "{first:?} after {last}");
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_that_lags_is_told_so_and_what_holds_now() {
+    let mut cluster = Cluster::in_process(1).await;
+    let agent = &cluster.agents[0];
+    let held = agent.lease("b").metadata("mine").acquire().await.unwrap();
+    let also_held = agent.acquire("c").await.unwrap();
+    let mut watch = agent.watch("b").unwrap();
+    // Each pair is two changes.
+    let pairs = limits::WATCH_BACKLOG_MAX / 2 + 64;
+    let tasks = (0..64).map(|task| async move {
+        for _ in 0..pairs / 64 {
+            agent.acquire(&format!("a/{task}")).await.unwrap().release().await.unwrap();
+        }
+    });
+    soon("the pairs", futures_util::future::join_all(tasks)).await;
+    let change = soon("word of the lag", watch.next()).await.unwrap();
+    let ChangeKind::Present { held: present, complete: true, lagged: true } = change.kind else {
+        panic!("{change:?}")
+    };
+    let [(name, holder)] = present.as_slice() else { panic!("{present:?}") };
+    assert_eq!((name.as_str(), holder.token, &holder.metadata[..]), ("b", held.token(), &b"mine"[..]));
+    // From there on there is no gap.
+    let token = held.token();
+    held.release().await.unwrap();
+    let ended = soon("the end", watch.next()).await.unwrap();
+    assert!(matches!(ended.kind, ChangeKind::Ended { token: t, .. } if t == token), "{ended:?}");
+    assert!(ended.index > change.index);
+    let mut all = agent.watch_prefix("").unwrap().since(1);
+    let lagged = soon("word of the lag", all.next()).await.unwrap().kind;
+    let ChangeKind::Present { held: present, complete: true, lagged: true } = lagged else {
+        panic!("{lagged:?}")
+    };
+    assert_eq!(present.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["c"]);
+    drop(also_held);
+    cluster.stop_all().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_requests_are_refused_before_anything_happens() {
     let mut cluster = Cluster::in_process(1).await;
@@ -227,9 +307,12 @@ async fn leases_are_listed_in_pages() {
     held.push(cluster.agents[0].acquire("b").await.unwrap());
     let (mut after, mut names) = (None, Vec::new());
     loop {
-        let (page, more) = cluster.agents[0].leases("a/", after.as_ref(), 3).await.unwrap();
+        let (page, more) = cluster.agents[0]
+            .leases("a/", after.as_ref().map(|(name, token)| (name, *token)), 3)
+            .await
+            .unwrap();
         names.extend(page.iter().map(|(name, _)| name.to_string()));
-        after = page.last().map(|(name, _)| name.clone());
+        after = page.last().map(|(name, held)| (name.clone(), held.token));
         if !more {
             break;
         }

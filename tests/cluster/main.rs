@@ -7,7 +7,10 @@
     reason = "tests stand outside the seam: they are the world around a cluster"
 )]
 
+mod election;
 mod failures;
 mod fixture;
+mod known_bugs;
 mod leases;
+mod sharing;
 mod starting;

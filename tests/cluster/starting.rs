@@ -222,7 +222,7 @@ async fn until_started<F: Future<Output = Result<Agent, StartError>>>(
 async fn whoever_waits_for_a_shutdown_finds_everything_free() {
     let cluster = Cluster::durable(1).await;
     let agent = &cluster.agents[0];
-    let mut watch = agent.watch_all();
+    let mut watch = agent.watch_prefix("").unwrap();
     // One is dropped half-way, two more wait.
     let mut dropped = Box::pin(agent.shutdown());
     let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(dropped.as_mut().poll(cx))).await;

@@ -61,7 +61,7 @@ pub(crate) fn files(folders: &[&str], ends: &[&str]) -> Vec<(String, String)> {
 
 /// Every Rust file of the repository.
 pub(crate) fn sources() -> Vec<Source> {
-    let mut sources: Vec<Source> = files(&["src", "tests", "benches"], &[".rs"])
+    let mut sources: Vec<Source> = files(&["src", "tests", "benches", "examples"], &[".rs"])
         .into_iter()
         .map(|(path, raw)| Source::new(path, raw))
         .collect();

@@ -1,6 +1,9 @@
 //! Words that have one place, or none.
 
-use crate::source::{Source, files, finds, line_of, sources};
+use crate::{
+    floors::paths_of,
+    source::{Source, bracketed, files, finds, line_of, sources},
+};
 
 /// Where a rule looks.
 #[derive(Clone, Copy, PartialEq)]
@@ -129,6 +132,10 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("tests/client.rs", "asks again and again; a disturbance lasts for a while"),
     ("tests/command_line/harness.rs", "asks other processes again and again, for all the others"),
     ("tests/seed_interface.rs", "lets the ttl of a real cluster pass"),
+    ("tests/access/shelf.rs", "the provider is slow on purpose; paused time passes"),
+    ("tests/access/belief.rs", "paused time passes, and at no step is anything believed that is over"),
+    ("tests/access/every_kind.rs", "a ttl passes, and the guard is still held; asks again and again"),
+    ("examples/embedded_database.rs", "readers take a breath between two reads"),
 ];
 
 /// Where to sleep costs no time: it is simulated.
@@ -162,6 +169,31 @@ fn every_word_in_its_place() {
         }
     }
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+/// tokio's `watch` wakes those who wait in random order.
+#[test]
+fn watch_comes_from_the_seam() {
+    let mut faults = Vec::new();
+    let mut seen = 0;
+    for source in sources().iter().filter(|source| source.path.starts_with("src/")) {
+        let code = if source.is_for_tests() { &source.code } else { &source.shipped };
+        for at in finds(code, "tokio::") {
+            let tree = &code[at..];
+            let path =
+                &tree[..tree.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').unwrap_or(0)];
+            let behind = &tree[path.len()..];
+            let group = if behind.starts_with('{') { bracketed(behind) } else { "" };
+            for path in paths_of(&format!("{path}{group}")) {
+                seen += 1;
+                if path.iter().take(3).eq(["tokio", "sync", "watch"]) && source.path != "src/runtime.rs" {
+                    faults.push(format!("{}:{}", source.path, line_of(code, at)));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "take `runtime::watch`: {faults:?}");
+    assert!(seen > 30, "only {seen} paths of tokio's were found");
 }
 
 /// An exception that nobody needs any more is taken back.
@@ -262,6 +294,7 @@ fn no_tabs_and_nothing_behind_the_last_word() {
         "src",
         "tests",
         "benches",
+        "examples",
         "docs",
         ".ci",
         "README.md",

@@ -117,7 +117,8 @@ pub(crate) async fn leases(args: LeasesArgs) -> Result<(), Failed> {
     let mut table = lease_table();
     let (mut after, mut found) = (None, false);
     loop {
-        let (leases, more) = client.leases(&args.prefix, after.as_ref(), PAGE).await?;
+        let (leases, more) =
+            client.leases(&args.prefix, after.as_ref().map(|(name, token)| (name, *token)), PAGE).await?;
         for (name, held) in &leases {
             found = true;
             if args.look.json {
@@ -126,7 +127,7 @@ pub(crate) async fn leases(args: LeasesArgs) -> Result<(), Failed> {
                 lease_row(&mut table, name, held);
             }
         }
-        after = leases.into_iter().next_back().map(|(name, _)| name);
+        after = leases.into_iter().next_back().map(|(name, held)| (name, held.token));
         if !more || after.is_none() {
             break;
         }

@@ -13,7 +13,7 @@ use super::{
     },
     *,
 };
-use crate::{AgentName, ClusterId, NodeId, golden};
+use crate::{AgentName, ClusterId, NodeId, codec::FORMAT_VERSION, golden};
 
 fn node() -> NodeId {
     NodeId::from_bits(0x0102_0304_0506_0708)
@@ -236,12 +236,14 @@ fn a_log_is_stored_as_ever() {
     };
     assert_eq!(read(&noted).unwrap(), head);
     assert_eq!(read(&made).unwrap(), head);
-    let version = sealed(&[&[2], &noted[1..9]].concat());
-    assert!(matches!(read(&version), Err(StorageError::FormatVersion { found: 2, .. })));
+    for other in [FORMAT_VERSION - 1, FORMAT_VERSION + 1] {
+        let version = sealed(&[&[other], &noted[1..9]].concat());
+        assert!(matches!(read(&version), Err(StorageError::FormatVersion { found, .. }) if found == other));
+    }
     for refused in [&[][..], &noted[..12], &[&noted[..], &[0]].concat(), &[0xff; 13]] {
         assert!(matches!(read(refused), Err(StorageError::Corrupted { .. })), "{refused:?}");
     }
-    let ahead = sealed(&[&[1][..], &(head.number + 1).to_le_bytes()].concat());
+    let ahead = sealed(&[&[FORMAT_VERSION][..], &(head.number + 1).to_le_bytes()].concat());
     assert!(read(&ahead).is_err());
 }
 

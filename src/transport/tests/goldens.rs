@@ -5,7 +5,7 @@ use bytes::{BufMut as _, BytesMut};
 use super::{
     super::{
         frame::{Frame, Kind},
-        handshake::{Head, Rejection, conclude, hello, receive, welcome},
+        handshake::{Head, Rejection, VERSIONS, conclude, hello, receive, welcome},
     },
     *,
 };
@@ -40,7 +40,7 @@ fn every_hello_is_sent_as_ever() {
             let (caller, version) = receive(&identity(Role::Member), &head, body, "there").unwrap();
             let Identity { cluster, node, role, agent } = identity(role);
             assert_eq!(caller, Caller { cluster, node, role, agent, lane, remote: "there".to_owned() });
-            assert_eq!(version, 1);
+            assert_eq!(version, *VERSIONS.end());
             goldens.push(golden);
         }
     }
@@ -54,10 +54,13 @@ fn every_hello_is_sent_as_ever() {
 #[test]
 fn every_answer_to_a_hello_is_sent_as_ever() {
     let us = identity(Role::Member);
-    let welcomed = golden::check_bytes("transport/welcome", &welcome(&us, 1));
+    let welcomed = golden::check_bytes("transport/welcome", &welcome(&us, *VERSIONS.end()));
     let (head, body) = Head::split(&welcomed).unwrap();
     let host = conclude(&us, &head, body).unwrap();
-    assert_eq!((host.cluster, host.node, host.agent, host.version), (us.cluster, us.node, us.agent, 1));
+    assert_eq!(
+        (host.cluster, host.node, host.agent, host.version),
+        (us.cluster, us.node, us.agent, *VERSIONS.end())
+    );
 
     let codes = [
         RejectCode::Version,

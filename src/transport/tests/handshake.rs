@@ -28,15 +28,15 @@ fn golden_bytes() {
     assert_eq!(
         hex(&hello(&identity(), Lane::Bulk)),
         golden(&format!(
-            "6c65617365686c64 01 0100 0100 2f000000 {fields} 0300 0100 00 0400 0100 61 0500 0100 02"
+            "6c65617365686c64 01 0200 0200 2f000000 {fields} 0300 0100 00 0400 0100 61 0500 0100 02"
         ))
     );
     assert_eq!(
-        hex(&welcome(&identity(), 1)),
-        golden(&format!("6c65617365686c64 02 0100 0100 25000000 {fields} 0400 0100 61"))
+        hex(&welcome(&identity(), 2)),
+        golden(&format!("6c65617365686c64 02 0200 0200 25000000 {fields} 0400 0100 61"))
     );
     let rejection = Rejection { code: RejectCode::Cluster, text: "no".to_owned() };
-    assert_eq!(hex(&rejection.write()), golden("6c65617365686c64 03 0100 0100 04000000 0200 6e6f"));
+    assert_eq!(hex(&rejection.write()), golden("6c65617365686c64 03 0200 0200 04000000 0200 6e6f"));
 }
 
 #[test]
@@ -49,7 +49,10 @@ fn both_learn_who_the_other_is() {
     let bytes = welcome(&identity(), version);
     let (head, body) = split(&bytes);
     let host = conclude(&identity(), &head, body).unwrap();
-    assert_eq!((host.node, host.cluster, host.version), (identity().node, identity().cluster, 1));
+    assert_eq!(
+        (host.node, host.cluster, host.version),
+        (identity().node, identity().cluster, *VERSIONS.end())
+    );
 }
 
 #[test]
@@ -58,7 +61,7 @@ fn a_later_program_is_refused_by_name_whatever_its_fields_mean() {
     let (head, body) = split(&bytes);
     let rejection = receive(&identity(), &head, body, "").unwrap_err();
     assert_eq!(rejection.code, RejectCode::Version);
-    assert!(rejection.text.contains("1 to 1") && rejection.text.contains("7 to 9"), "{rejection}");
+    assert!(rejection.text.contains("2 to 2") && rejection.text.contains("7 to 9"), "{rejection}");
     let bytes = Rejection { code: RejectCode::Other(77), text: "too\nold".to_owned() }.write();
     let (head, body) = split(&bytes);
     let error = conclude(&identity(), &head, body).unwrap_err();
@@ -86,7 +89,7 @@ fn another_cluster_is_refused_on_both_sides_and_both_are_named() {
     for id in [0xdead, 0x0a] {
         assert!(rejection.text.contains(&ClusterId::from_bits(id).to_string()), "{rejection}");
     }
-    let bytes = welcome(&theirs, 1);
+    let bytes = welcome(&theirs, *VERSIONS.end());
     let (head, body) = split(&bytes);
     let error = conclude(&identity(), &head, body).unwrap_err();
     assert!(matches!(error, NotSent::WrongCluster { .. }), "{error}");
@@ -124,7 +127,7 @@ fn a_member_has_a_node_id() {
 
 #[test]
 fn a_version_that_was_not_offered_is_not_accepted() {
-    for versions in [2..=2, 0..=1] {
+    for versions in [1..=1, 3..=3, 1..=2] {
         let bytes = Head::with_body(WELCOME, &versions, &[4, 0, 1, 0, b'a']);
         let (head, body) = split(&bytes);
         assert!(matches!(conclude(&identity(), &head, body), Err(NotSent::Handshake { .. })));

@@ -113,7 +113,7 @@ async fn strangers_are_closed_with_one_line_in_the_log_each_and_friends_are_serv
     let tls: &[u8] = &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 7, 7, 7, 7];
     let mut endless_hello = handshake::MAGIC.to_vec();
     endless_hello.extend([1, 1, 0, 1, 0, 0xff, 0xff, 0xff, 0xff]);
-    let mut wrong_kind = handshake::welcome(&client(), 1);
+    let mut wrong_kind = handshake::welcome(&client(), *handshake::VERSIONS.end());
     wrong_kind.extend([0; 8]);
     let cut_short = handshake::hello(&client(), Lane::Control);
     let strangers: [(&str, &[u8]); 7] = [
@@ -306,7 +306,7 @@ where
 
 async fn welcomed(mut stream: TcpStream) -> TcpStream {
     pipe::read_greeting(&mut stream).await.unwrap();
-    stream.write_all(&handshake::welcome(&member("rogue", 6, 0), 1)).await.unwrap();
+    stream.write_all(&handshake::welcome(&member("rogue", 6, 0), *handshake::VERSIONS.end())).await.unwrap();
     stream
 }
 

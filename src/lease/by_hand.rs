@@ -1,0 +1,79 @@
+//! What is done to leases by those who don't hold them: looking at a name, revoking its leases, handing them over.
+//!
+//! Revoking has two phases, and no way round them (`table/apply.rs` tells why): the lease can't be renewed any more, its
+//! holder is told, stops and gives it back, which takes a round trip; a holder that can't be reached stops by its own
+//! clock, and the lease ends at its deadline.
+
+use std::time::Duration;
+
+use super::requester::Requester;
+use crate::{
+    error::{ReadError, RevokeError},
+    holder::{HolderInfo, NameReport},
+    limits::REASON_BYTES_MAX,
+    message::{Failure, Request, Response},
+    name::{AgentName, Name},
+    table::Outcome,
+};
+
+/// How long a question is asked.
+const ASK_AT_MOST: Duration = Duration::from_secs(10);
+
+/// All about one name. Linearizable; cancel-safe.
+pub(crate) async fn inspect(requester: &dyn Requester, name: &str) -> Result<NameReport, ReadError> {
+    let request = Request::Inspect { name: Name::new(name)? };
+    match requester.ask(&request, ASK_AT_MOST).await.response {
+        Response::Inspected(report) => Ok(*report),
+        Response::Failed(Failure::Stopped(detail)) => Err(ReadError::Stopped { detail }),
+        Response::Failed(failure) => Err(ReadError::Unavailable { detail: failure.to_string() }),
+        other => Err(ReadError::Unavailable { detail: format!("an answer that fits no report: {other:?}") }),
+    }
+}
+
+/// Revokes all leases on the name, as they are now; for this agent, if one is named. Returns who held them.
+pub(crate) async fn revoke(
+    requester: &dyn Requester,
+    name: &str,
+    reason: &str,
+    heir: Option<AgentName>,
+) -> Result<Vec<HolderInfo>, RevokeError> {
+    if reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control) {
+        return Err(RevokeError::Reason { bytes: reason.len() });
+    }
+    // A token names the grant that is meant: a late copy must not hit the next holder.
+    let report = inspect(requester, name).await?;
+    if heir.is_some() && report.holders.len() > 1 {
+        return Err(RevokeError::Several { name: report.name, holders: report.holders_in_all });
+    }
+    let mut revoked = Vec::new();
+    for holder in report.holders {
+        let request = Request::Revoke {
+            name: report.name.clone(),
+            token: holder.token,
+            by: requester.holder().agent.clone(),
+            reason: reason.to_owned(),
+            heir: heir.clone(),
+        };
+        match requester.ask(&request, ASK_AT_MOST).await.response {
+            Response::Outcome(Outcome::Revoked | Outcome::AlreadyRevoked) => revoked.push(holder),
+            // It has ended meanwhile.
+            Response::Outcome(Outcome::NotHeld) => {}
+            Response::Outcome(Outcome::NoSuchWaiter) => {
+                let Some(to) = heir else { continue };
+                return Err(RevokeError::NoSuchWaiter { name: report.name, to });
+            }
+            Response::Failed(Failure::Stopped(detail)) => return Err(RevokeError::Stopped { detail }),
+            Response::Failed(Failure::Unavailable(detail)) => {
+                return Err(RevokeError::Unavailable { name: report.name, detail });
+            }
+            Response::Failed(failure) => {
+                return Err(RevokeError::Unknown { name: report.name, detail: failure.to_string() });
+            }
+            other => {
+                let detail = format!("an answer that fits no revocation: {other:?}");
+                return Err(RevokeError::Unknown { name: report.name, detail });
+            }
+        }
+    }
+    Ok(revoked)
+}

@@ -251,7 +251,7 @@ impl SimBuilder {
         // Whatever the script does, what it began is ended while the simulation is still there.
         let ran = catch_unwind(AssertUnwindSafe(run));
         let (pulse, polls, simulated) = (kernel.pulse(), kernel.polls(), tracer.now());
-        let trace = tracer.trace(pulse);
+        let trace = tracer.finish(pulse);
         let panics = kernel.panics();
         sim.shared.fleet.end_all();
         kernel.end();

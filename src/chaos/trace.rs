@@ -211,9 +211,17 @@ impl fmt::Display for Leg {
     }
 }
 
-/// FNV-1a with 64 bits: the same in every process. The standard library's hasher has a key that no process shares.
+/// FNV-1a with 64 bits, whole numbers at one go: the same in every process. The standard library's hasher has a key that
+/// no process shares.
 #[derive(Debug, Clone)]
 pub(crate) struct Digest(u64);
+
+impl Digest {
+    fn mix(&mut self, number: u64) {
+        // What a multiplication moves up only is brought down again for the next.
+        self.0 = (self.0 ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(27);
+    }
+}
 
 impl Default for Digest {
     fn default() -> Self {
@@ -223,9 +231,23 @@ impl Default for Digest {
 
 impl Hasher for Digest {
     fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        bytes.iter().for_each(|byte| self.mix(u64::from(*byte)));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.mix(u64::from(number));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.mix(number);
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.mix(number as u64);
+    }
+
+    fn write_isize(&mut self, number: isize) {
+        self.mix(number as u64);
     }
 
     fn finish(&self) -> u64 {
@@ -281,6 +303,13 @@ impl Tracer {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let hash = digest(&(inner.digest.finish(), inner.count, pulse));
         Trace { events: inner.kept.iter().cloned().collect(), count: inner.count, hash }
+    }
+
+    /// The whole trace, at the end: its events go with it.
+    pub(crate) fn finish(&self, pulse: u64) -> Trace {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let hash = digest(&(inner.digest.finish(), inner.count, pulse));
+        Trace { events: std::mem::take(&mut inner.kept).into(), count: inner.count, hash }
     }
 }
 

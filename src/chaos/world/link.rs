@@ -143,7 +143,8 @@ impl Transport for SimTransport {
     ) -> Result<Bytes, CallError> {
         check_size(to, &payload)?;
         let stage = Stage::default();
-        let attempt = self.attempt(to, lane, (method, payload, within), &stage);
+        // It is large, and would be moved from future to future.
+        let attempt = Box::pin(self.attempt(to, lane, (method, payload, within), &stage));
         conclude(to, within, self.end.stopping(), &stage, attempt).await
     }
 

@@ -12,7 +12,11 @@
 //!
 //! It checks what it tells, and fails if that is not so.
 
-#![allow(clippy::print_stdout, reason = "an example shows what happens")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "an example shows what happens, in real time"
+)]
 
 use std::{
     collections::BTreeMap,

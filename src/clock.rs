@@ -92,6 +92,10 @@ impl Clock for ManualClock {
 /// of the tokens of a new cluster, and of a process.
 #[expect(clippy::disallowed_methods, reason = "the only read of the wall clock")]
 pub(crate) fn wall_unix_ms() -> u64 {
+    #[cfg(feature = "chaos")]
+    if let Some(world) = crate::runtime::world::world() {
+        return world.wall_unix_ms();
+    }
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
@@ -100,6 +104,11 @@ pub(crate) fn wall_unix_ms() -> u64 {
 /// The wall clock: against it the date of a provider from elsewhere is read, for a span. Nothing else trusts it.
 #[expect(clippy::disallowed_methods, reason = "the wall clock, for the seed interface")]
 pub(crate) fn wall_now() -> chrono::DateTime<chrono::Utc> {
+    #[cfg(feature = "chaos")]
+    if let Some(world) = crate::runtime::world::world() {
+        let now = i64::try_from(world.wall_unix_ms()).ok().and_then(chrono::DateTime::from_timestamp_millis);
+        return now.unwrap_or_default();
+    }
     chrono::Utc::now()
 }
 
@@ -114,6 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "real time must pass")]
     fn the_system_clock_goes_forward() {
         let first = SystemClock.now();
         std::thread::sleep(Duration::from_millis(5));

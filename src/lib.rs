@@ -14,11 +14,14 @@
 //!   ends.
 //! - [`Error`] gathers the errors; each kind of call has its own, and each variant says whether something may have
 //!   happened.
-//! - [`InProcessNetwork`] and [`ManualClock`] are for your tests.
+//! - [`InProcessNetwork`] and [`ManualClock`] are for your tests. With the feature `chaos` whole clusters can be simulated,
+//!   and each run replayed from its seed.
 
 mod access;
 mod agent;
 mod change;
+#[cfg(feature = "chaos")]
+pub mod chaos;
 mod client;
 mod clock;
 mod codec;

@@ -3,6 +3,7 @@
 //! | file | what lives there |
 //! | --- | --- |
 //! | `builder.rs`, `founding.rs` | starting; how founders become one cluster |
+//! | `ground.rs` | the network and the storage that it stands on |
 //! | `node.rs` | what runs, and who ends it |
 //! | `leader.rs` | deadlines, renewals and expiries, while this node leads |
 //! | `route.rs`, `serve.rs` | requests to the leader, and from others |
@@ -12,6 +13,7 @@ mod builder;
 mod founding;
 #[cfg(test)]
 mod goldens;
+mod ground;
 mod history;
 mod hub;
 mod leader;
@@ -23,6 +25,8 @@ mod watching;
 use std::{fmt, sync::Arc, time::Duration};
 
 pub use self::builder::Builder;
+#[cfg(feature = "chaos")]
+pub(crate) use self::ground::{Site, Storage};
 use self::node::Node;
 use crate::{
     change::Filter,

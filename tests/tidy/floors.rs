@@ -45,6 +45,8 @@ const FLOORS: &[(&str, u8)] = &[
     // What is built from these.
     ("provider", 6),
     ("test_support", 6),
+    // The world in which all of it can be simulated.
+    ("chaos", 7),
     // What is built from all of them.
     ("access", 7),
     // `lib.rs` and the command line see everything.
@@ -97,7 +99,7 @@ pub(crate) fn floor_of(module: &str) -> Option<u8> {
 }
 
 /// The paths of a use tree (`a::{b, c::d}` has two), and of what merely looks like one.
-fn paths_of(tree: &str) -> Vec<Vec<String>> {
+pub(crate) fn paths_of(tree: &str) -> Vec<Vec<String>> {
     let tree = tree.trim();
     let word = tree.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(tree.len());
     if let Some(group) = tree.strip_prefix('{') {

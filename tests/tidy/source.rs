@@ -86,7 +86,8 @@ fn test_modules(source: &Source) -> Vec<String> {
     let after = source.code.split("#[cfg(test)]").skip(1);
     after
         .filter_map(|after| {
-            let item = after.trim_start().strip_prefix("mod ")?;
+            let item = after.trim_start();
+            let item = item.strip_prefix("pub(crate) ").unwrap_or(item).strip_prefix("mod ")?;
             let (name, _) = item.split_once(';').filter(|(name, _)| !name.contains('{'))?;
             Some(format!("{inside}/{name}"))
         })

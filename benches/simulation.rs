@@ -25,7 +25,7 @@ fn clients(sim: &Sim, each: usize) {
                 loop {
                     let name = format!("name-{}", client % 4);
                     let handle = ours.up(agent).await;
-                    if let Ok(lease) = handle.acquire(&name).await {
+                    if let Ok(lease) = handle.lease(&name).queue_behind_own().acquire().await {
                         ours.sleep(ours.random_span(S / 100, S / 10)).await;
                         drop(lease.release().await);
                     }

@@ -15,6 +15,7 @@ use crate::{
     name::{AgentName, Name, NameError},
     session::LeaseLost,
     storage::StorageError,
+    token::Token,
     transport::BindError,
 };
 
@@ -250,6 +251,18 @@ pub enum AcquireError {
         name: Name,
         /// Who holds it.
         holder: Box<HolderInfo>,
+    },
+    /// *Nothing happened*: this agent (or this client) itself holds the name, or waits for it in another call. Who waits
+    /// for its own lease would wait for itself.
+    #[error(
+        "{name:?} is {} this process itself; use that lease, or drop it first, or take turns by queue_behind_own()",
+        if token.is_some() { "held by" } else { "being waited for by" }
+    )]
+    HeldHere {
+        /// The name.
+        name: Name,
+        /// The token of the lease that is held; `None` when a call waits.
+        token: Option<Token>,
     },
     /// *Nothing is held*: the turn did not come in time. The place in the queue is given up.
     #[error("{name:?} did not become free within {within:?}; wait longer, or see who holds it")]

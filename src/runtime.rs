@@ -74,6 +74,19 @@ pub(crate) async fn select2<A: Future, B: Future>(a: A, b: B) -> Either<A::Outpu
     .await
 }
 
+/// Lets others run first, once.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Dice that fall as their seed says, on every machine and in every version: splitmix64 (Steele, Lea and Flood, 2014).
 /// For what must replay; never for ids that others must not guess.
 #[derive(Debug, Clone)]

@@ -150,7 +150,7 @@ pub(crate) async fn handoffs_per_second(agents: &[Agent], tasks: usize, span: Du
     per_second(tasks, span, move |task| {
         let agent = agents[task % agents.len()].clone();
         async move {
-            let lease = agent.acquire("bench/handoff").await.expect("a turn");
+            let lease = agent.lease("bench/handoff").queue_behind_own().acquire().await.expect("a turn");
             lease.release().await.expect("a release");
         }
     })

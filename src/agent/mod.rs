@@ -93,7 +93,7 @@ impl Agent {
     }
 
     fn of(node: Arc<Node>, tasks: Tasks) -> Self {
-        let holding = Arc::new(Holding { renewer: node.renewer.clone(), requester: node.clone() });
+        let holding = Holding::new(node.clone(), node.renewer.clone());
         Self { handle: Arc::new(Handle { node, holding, tasks }) }
     }
 

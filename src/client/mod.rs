@@ -87,7 +87,7 @@ impl Client {
     fn new(line: Arc<Line>, tasks: Tasks) -> Self {
         let renewer = Renewer::new(line.clock().clone());
         tasks.spawn(renewer.clone().run(line.clone()));
-        let holding = Arc::new(Holding { requester: line.clone(), renewer });
+        let holding = Holding::new(line.clone(), renewer);
         Self { handle: Arc::new(Handle { line, holding, tasks }) }
     }
 

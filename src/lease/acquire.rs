@@ -9,6 +9,8 @@
 //! - Granted after waiting: the waiter renews once, successfully, and counts from before that renewal. No lease is
 //!   returned that has already run out.
 //!
+//! Whoever would wait for what its own process has is told so before anything is asked: see `own.rs`.
+//!
 //! Dropping the future at any await leaves nothing behind: [`Abandon`] cancels the lease id in the background, and
 //! should the cancellation never arrive, nobody renews it, so it ends within its ttl.
 
@@ -16,7 +18,13 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Grant, Lease, held::Held, renewer::Renewer, requester::Requester};
+use super::{
+    Grant, Lease,
+    held::Held,
+    own::{InTheWay, Own},
+    renewer::Renewer,
+    requester::Requester,
+};
 use crate::{
     config::TtlError,
     error::AcquireError,
@@ -36,6 +44,8 @@ use crate::{
 const ASK_AT_MOST: Duration = Duration::from_secs(5);
 /// How long one wait for the turn takes before it is asked for again.
 const AWAIT_AT_MOST: Duration = Duration::from_secs(5);
+/// The same while somebody wants to know the place in the queue.
+const AWAIT_AT_MOST_TELLING: Duration = Duration::from_secs(1);
 
 /// How long to wait after the cluster said that this agent's view of the log is too old.
 const TOO_OLD_PAUSE: Duration = Duration::from_millis(50);
@@ -44,7 +54,17 @@ const TOO_OLD_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Holding {
     pub(crate) requester: Arc<dyn Requester>,
     pub(crate) renewer: Arc<Renewer>,
+    pub(crate) own: Own,
 }
+
+impl Holding {
+    pub(crate) fn new(requester: Arc<dyn Requester>, renewer: Arc<Renewer>) -> Arc<Self> {
+        Arc::new(Self { requester, renewer, own: Own::default() })
+    }
+}
+
+/// What is told the place in the queue.
+type OnWait = Box<dyn FnMut(u64) + Send>;
 
 /// A wish for a lease, with its options; made by [`Agent::lease`](crate::Agent::lease).
 ///
@@ -56,6 +76,8 @@ pub(crate) struct Holding {
 /// | [`without_renewal`](Self::without_renewal) | renewed | whether it is kept alive in the background |
 /// | [`mode`](Self::mode) | exclusive | whether others may hold the name beside it |
 /// | [`lock_delay`](Self::lock_delay) | none | how long the name stays closed to others after an expiry |
+/// | [`on_wait`](Self::on_wait) | nothing | what is told the place in the queue |
+/// | [`queue_behind_own`](Self::queue_behind_own) | an error | whether to wait for what this agent itself holds |
 #[must_use = "nothing is asked for until acquire() or try_acquire() is awaited"]
 pub struct LeaseRequest {
     holding: Arc<Holding>,
@@ -66,6 +88,8 @@ pub struct LeaseRequest {
     renewed: bool,
     mode: Mode,
     lock_delay: Duration,
+    on_wait: Option<OnWait>,
+    behind_own: bool,
 }
 
 impl LeaseRequest {
@@ -79,6 +103,8 @@ impl LeaseRequest {
             renewed: true,
             mode: Mode::Exclusive,
             lock_delay: Duration::ZERO,
+            on_wait: None,
+            behind_own: false,
         }
     }
 
@@ -129,15 +155,52 @@ impl LeaseRequest {
         self
     }
 
+    /// Calls this with the place in the queue, 1 for the next: when it queues, and within about 1 s of each change.
+    /// Not called when it need not wait. After a leader's end or a long pause the place may be a later one than before.
+    ///
+    /// It runs where the future is polled: it must not block.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: leasehold::Agent) -> leasehold::Result<()> {
+    /// let lease = agent.lease("orders.db").on_wait(|place| println!("number {place} in the queue")).acquire().await?;
+    /// # drop(lease); Ok(()) }
+    /// ```
+    pub fn on_wait(mut self, tell: impl FnMut(u64) + Send + 'static) -> Self {
+        self.on_wait = Some(Box::new(tell));
+        self
+    }
+
+    /// Waits for a name even if this agent (or this client) itself holds it or waits for it, so that its tasks take
+    /// turns. Without it that is [`AcquireError::HeldHere`]: a task that asks for what it already holds would wait for
+    /// itself, for as long as the lease is renewed.
+    pub fn queue_behind_own(mut self) -> Self {
+        self.behind_own = true;
+        self
+    }
+
     /// Acquires, waiting for its turn behind those who asked before.
     ///
     /// Cancel-safe: dropping the future gives the acquisition up; see the errors for what else may have happened.
     ///
     /// # Errors
     /// [`AcquireError`]: for each variant it says whether something may have happened.
-    pub async fn acquire(self) -> Result<Lease, AcquireError> {
+    pub async fn acquire(mut self) -> Result<Lease, AcquireError> {
+        let (mut on_wait, behind_own) = (self.on_wait.take(), self.behind_own);
         let spec = self.check(true)?;
-        spec.run().await
+        let exclusive = spec.mode == Mode::Exclusive;
+        let _waits = match Own::wait(&spec.holding, &spec.name, exclusive, behind_own) {
+            Ok(call) => call,
+            Err(in_the_way) => {
+                // Nothing was waited for: a loop that asks again at once would keep its thread to itself.
+                runtime::yield_now().await;
+                let token = match in_the_way {
+                    InTheWay::Lease(token) => Some(token),
+                    InTheWay::Call => None,
+                };
+                return Err(AcquireError::HeldHere { name: spec.name.clone(), token });
+            }
+        };
+        spec.run(&mut on_wait).await
     }
 
     /// Acquires if the name is free.
@@ -149,7 +212,7 @@ impl LeaseRequest {
     /// [`AcquireError::Held`] says who holds it, since when, and with which token.
     pub async fn try_acquire(self) -> Result<Lease, AcquireError> {
         let spec = self.check(false)?;
-        spec.run().await
+        spec.run(&mut None).await
     }
 
     fn check(self, wait: bool) -> Result<Spec, AcquireError> {
@@ -230,16 +293,16 @@ impl Spec {
         (!left.is_zero()).then(|| left.min(most))
     }
 
-    async fn run(self) -> Result<Lease, AcquireError> {
+    async fn run(self, on_wait: &mut Option<OnWait>) -> Result<Lease, AcquireError> {
         loop {
-            if let Tried::Got(lease) = self.try_id().await? {
+            if let Tried::Got(lease) = self.try_id(on_wait).await? {
                 return Ok(lease);
             }
         }
     }
 
     /// One lease id, from the first request to its end.
-    async fn try_id(&self) -> Result<Tried, AcquireError> {
+    async fn try_id(&self, on_wait: &mut Option<OnWait>) -> Result<Tried, AcquireError> {
         let seen = self.seen().await?;
         let id = LeaseId::from_bits(runtime::random_u128());
         let mut abandon = Abandon::new(self, id);
@@ -261,7 +324,10 @@ impl Spec {
                 Ok(Tried::Got(self.hold(id, token, sent, abandon)))
             }
             Outcome::Granted { token } => self.confirm(id, token, abandon).await,
-            Outcome::Waiting { position } => self.wait_turn(id, position, sent, abandon).await,
+            Outcome::Waiting { position } => {
+                let place = Place { position, on_wait };
+                self.wait_turn(id, place, sent, abandon).await
+            }
             Outcome::Held(by) => {
                 abandon.keep();
                 Err(AcquireError::Held { name: self.name.clone(), holder: Box::new(by.into()) })
@@ -352,7 +418,7 @@ impl Spec {
         let session = Session::granted(sent, self.ttl, requester.timing().clock_drift_max);
         let held = Held::new(requester.clock().clone(), session);
         let grant = Grant { name: self.name.clone(), id, token };
-        Lease::new(self.holding.clone(), grant, Arc::new(held), self.renewed)
+        Lease::new(self.holding.clone(), grant, Arc::new(held), self.renewed, self.mode == Mode::Exclusive)
     }
 
     /// The renewal without which no waited-for lease is returned.
@@ -400,15 +466,17 @@ impl Spec {
     async fn wait_turn(
         &self,
         id: LeaseId,
-        position: u64,
+        mut place: Place<'_>,
         sent: Moment,
         abandon: Abandon,
     ) -> Result<Tried, AcquireError> {
-        tracing::debug!(name = %self.name, position, "queued");
+        tracing::debug!(name = %self.name, position = place.position, "queued");
         // Keeps the place in the queue alive, and tells when it is lost.
-        let mut place = self.holding.renewer.wait_in_queue(id, self.ttl, sent);
+        let mut kept = self.holding.renewer.wait_in_queue(id, self.ttl, sent);
+        let await_at_most = if place.on_wait.is_some() { AWAIT_AT_MOST_TELLING } else { AWAIT_AT_MOST };
+        place.tell();
         loop {
-            let Some(left) = self.left(AWAIT_AT_MOST) else {
+            let Some(left) = self.left(await_at_most) else {
                 return Err(AcquireError::TimedOut {
                     name: self.name.clone(),
                     within: self.within.unwrap_or_default(),
@@ -417,22 +485,44 @@ impl Spec {
             let at_most_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
             let request = Request::Await { lease_id: id, at_most_ms };
             let asked = self.holding.requester.ask(&request, left + ASK_AT_MOST);
-            let answered = match runtime::select2(asked, place.lost()).await {
+            let answered = match runtime::select2(asked, kept.lost()).await {
                 Either::First(answered) => answered,
                 Either::Second(()) => return Ok(Tried::Again),
             };
             match answered.response {
                 Response::Standing(Standing::Holding(token)) => {
-                    drop(place);
+                    drop(kept);
                     return self.confirm(id, token, abandon).await;
                 }
                 Response::Standing(Standing::Ended(_)) => return Ok(Tried::Again),
-                Response::Standing(Standing::Waiting { .. } | Standing::Unknown) => {}
+                Response::Standing(Standing::Waiting { position }) => place.is_now(position),
+                Response::Standing(Standing::Unknown) => {}
                 Response::Failed(Failure::Unavailable(detail) | Failure::Unknown(detail)) => {
                     tracing::debug!(name = %self.name, detail, "the turn could not be asked for");
                 }
                 other => return Err(self.not_understood(other)),
             }
+        }
+    }
+}
+
+/// A place in a queue, and who is told of it.
+struct Place<'a> {
+    position: u64,
+    on_wait: &'a mut Option<OnWait>,
+}
+
+impl Place<'_> {
+    fn tell(&mut self) {
+        if let Some(on_wait) = self.on_wait {
+            on_wait(self.position);
+        }
+    }
+
+    fn is_now(&mut self, position: u64) {
+        if self.position != position {
+            self.position = position;
+            self.tell();
         }
     }
 }

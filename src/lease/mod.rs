@@ -10,6 +10,7 @@ pub(crate) mod by_hand;
 mod election;
 mod fence;
 mod held;
+mod own;
 mod renewer;
 mod requester;
 mod transfer;
@@ -74,6 +75,8 @@ pub struct Lease {
     open: AtomicBool,
     /// Whether dropping it gives it back.
     released_by_drop: bool,
+    /// Whether it shares its name with none.
+    exclusive: bool,
 }
 
 /// What was granted.
@@ -94,9 +97,16 @@ pub enum Released {
 }
 
 impl Lease {
-    pub(crate) fn new(holding: Arc<Holding>, grant: Grant, held: Arc<Held>, renewed: bool) -> Self {
+    pub(crate) fn new(
+        holding: Arc<Holding>,
+        grant: Grant,
+        held: Arc<Held>,
+        renewed: bool,
+        exclusive: bool,
+    ) -> Self {
         holding.renewer.keep(grant.id, &held, renewed);
-        Self { holding, grant, held, open: AtomicBool::new(true), released_by_drop: true }
+        holding.own.hold(&grant, &held, exclusive);
+        Self { holding, grant, held, open: AtomicBool::new(true), released_by_drop: true, exclusive }
     }
 
     /// What it shares with those who watch over it.
@@ -289,6 +299,7 @@ fn loss_of(verdict: Option<Verdict>) -> LossReason {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.holding.own.let_go(&self.grant, &self.held);
         if !self.released_by_drop {
             self.holding.renewer.forget(&self.grant.id);
             return;

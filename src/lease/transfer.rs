@@ -147,7 +147,8 @@ impl Lease {
                 Some(Verdict::Extended) => {
                     let session = Session::granted(sent, ttl, requester.timing().clock_drift_max);
                     let held = Arc::new(Held::new(requester.clock().clone(), session));
-                    let again = Self::new(self.holding.clone(), self.grant.clone(), held, renewed);
+                    let again =
+                        Self::new(self.holding.clone(), self.grant.clone(), held, renewed, self.exclusive);
                     TransferError::NoSuchWaiter { name: self.name().clone(), to, lease: Box::new(again) }
                 }
                 verdict => TransferError::Lost(self.loss(super::loss_of(verdict))),

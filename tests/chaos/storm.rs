@@ -72,7 +72,8 @@ async fn client(sim: Sim, agent: usize, witness: Witness) {
             continue;
         }
         let ttl = Duration::from_millis(2_000 + sim.random_below(4_000));
-        let mut request = handle.lease(&name).ttl(ttl).wait_at_most(sim.random_span(MS, 30 * S));
+        let mut request =
+            handle.lease(&name).queue_behind_own().ttl(ttl).wait_at_most(sim.random_span(MS, 30 * S));
         if sim.random_below(5) == 0 {
             request = request.without_renewal();
         }

@@ -100,7 +100,8 @@ async fn the_queue_keeps_its_order_over_a_change_of_leader() {
     let mut waiting = Vec::new();
     for n in 0..4_u64 {
         let agent = cluster.agents[others[usize::try_from(n).unwrap() % 4]].clone();
-        waiting.push(tokio::spawn(async move { agent.acquire("x").await.unwrap() }));
+        waiting
+            .push(tokio::spawn(async move { agent.lease("x").queue_behind_own().acquire().await.unwrap() }));
         cluster.until_waiting(others[0], "x", n + 1).await;
     }
     cluster.isolate(leader);
@@ -180,7 +181,7 @@ async fn at_most_one_believes() {
             (done.clone(), last_token.clone(), grants.clone(), believed.clone());
         tasks.push(tokio::spawn(async move {
             while !done.load(Ordering::Relaxed) {
-                let request = agent.lease("x").ttl(Duration::from_millis(600));
+                let request = agent.lease("x").ttl(Duration::from_millis(600)).queue_behind_own();
                 let Ok(lease) = request.wait_at_most(Duration::from_secs(5)).acquire().await else {
                     continue;
                 };

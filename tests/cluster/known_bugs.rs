@@ -166,7 +166,8 @@ async fn acquisitions_that_fail_leave_nothing_behind() {
         let tried = agent.try_acquire("x").await;
         assert!(matches!(tried, Err(AcquireError::Held { .. })), "{tried:?}");
     }
-    let impatient = (0..20).map(|_| agent.lease("x").wait_at_most(Duration::from_millis(50)).acquire());
+    let wish = || agent.lease("x").queue_behind_own().wait_at_most(Duration::from_millis(50));
+    let impatient = (0..20).map(|_| wish().acquire());
     for outcome in futures_util::future::join_all(impatient).await {
         assert!(matches!(outcome, Err(AcquireError::TimedOut { .. })), "{outcome:?}");
     }

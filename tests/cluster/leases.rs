@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use leasehold::{AcquireError, ChangeKind, LossReason, Released, RenewError, Token, Watch, limits};
+use leasehold::{
+    AcquireError, ChangeKind, LeaseRequest, LossReason, Mode, Released, RenewError, Token, Watch, limits,
+};
 
 use crate::fixture::{Cluster, soon, until};
 
@@ -38,7 +40,8 @@ async fn first_come_first_served() {
     let mut waiting = Vec::new();
     for n in 0..6_u64 {
         let agent = cluster.agents[usize::try_from(n).unwrap() % 3].clone();
-        waiting.push(tokio::spawn(async move { agent.acquire("x").await.unwrap() }));
+        waiting
+            .push(tokio::spawn(async move { agent.lease("x").queue_behind_own().acquire().await.unwrap() }));
         cluster.until_waiting(0, "x", n + 1).await;
     }
     drop(held);
@@ -48,6 +51,78 @@ async fn first_come_first_served() {
         lease.check().unwrap();
         lease.release().await.unwrap();
     }
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_what_it_has_is_told_so() {
+    let mut cluster = Cluster::in_process(3).await;
+    let (agent, other) = (&cluster.agents[0], &cluster.agents[1]);
+    let own = async |request: LeaseRequest| match soon("an answer", request.acquire()).await {
+        Err(AcquireError::HeldHere { name, token }) => {
+            assert_eq!(name.as_str(), "x");
+            token
+        }
+        other => panic!("{other:?}"),
+    };
+    let lease = agent.acquire("x").await.unwrap();
+    assert_eq!(own(agent.lease("x")).await, Some(lease.token()));
+    assert_eq!(
+        own(agent.clone().lease("x").mode(Mode::Shared)).await,
+        Some(lease.token()),
+        "by a clone, too"
+    );
+    // Whoever doesn't wait is told who holds it, as ever.
+    let held = agent.try_acquire("x").await.unwrap_err();
+    assert!(matches!(held, AcquireError::Held { holder, .. } if holder.token == lease.token()));
+    assert_eq!(other.status().waiters, 0, "nothing was asked for");
+    // Dropping it is enough: what is on its way to the leader is not in the way.
+    drop(lease);
+    let lease = soon("the next lease", agent.acquire("x")).await.unwrap();
+    // What was lost is held no more, although it is still there.
+    other.revoke("x", "a test").await.unwrap();
+    lease.lost().await;
+    let elsewhere = soon("another's lease", other.acquire("x")).await.unwrap();
+
+    // A call that waits is in the way as well: only one of them could be had.
+    let first = tokio::spawn(agent.lease("x").acquire());
+    cluster.until_waiting(1, "x", 1).await;
+    assert_eq!(own(agent.lease("x")).await, None);
+    drop(elsewhere);
+    let first = soon("the first's turn", first).await.unwrap().unwrap();
+    assert!(first.token() > lease.token());
+    drop(first);
+
+    // Those who share a name don't wait for each other.
+    let shared = async || agent.lease("x").mode(Mode::Shared).acquire().await.unwrap();
+    let (one, _two) = (shared().await, shared().await);
+    let token = own(agent.lease("x")).await;
+    assert_eq!(token, Some(one.token()));
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_is_told_its_place() {
+    let mut cluster = Cluster::in_process(3).await;
+    let held = cluster.agents[0].acquire("x").await.unwrap();
+    let first = tokio::spawn(cluster.agents[1].lease("x").acquire());
+    cluster.until_waiting(0, "x", 1).await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let telling = move |place| drop(tell.send(place));
+    let second = tokio::spawn(cluster.agents[2].lease("x").on_wait(telling).acquire());
+    assert_eq!(soon("the first place", told.recv()).await, Some(2));
+    drop(held);
+    let first = soon("the first's turn", first).await.unwrap().unwrap();
+    assert_eq!(soon("the next place", told.recv()).await, Some(1));
+    drop(first);
+    drop(soon("the second's turn", second).await.unwrap().unwrap());
+    assert_eq!(told.recv().await, None, "each place once");
+
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let free =
+        cluster.agents[0].lease("y").on_wait(move |place| drop(tell.send(place))).acquire().await.unwrap();
+    assert_eq!(told.recv().await, None, "nobody waited");
+    drop(free);
     cluster.stop_all().await;
 }
 
@@ -327,7 +402,7 @@ async fn a_cluster_of_one_expires_leases_too() {
     let mut cluster = Cluster::in_process(1).await;
     let agent = &cluster.agents[0];
     let lease = agent.lease("x").ttl(Duration::from_millis(500)).without_renewal().acquire().await.unwrap();
-    let next = soon("the next grant", agent.acquire("x")).await.unwrap();
+    let next = soon("the next grant", agent.lease("x").queue_behind_own().acquire()).await.unwrap();
     assert!(lease.check().is_err() && next.check().is_ok());
     drop(next);
     cluster.stop_all().await;

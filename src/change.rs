@@ -263,11 +263,12 @@ impl Change {
     /// About how many bytes it takes on the wire.
     pub(crate) fn weight(&self) -> usize {
         const FIXED: usize = 256;
-        let metadata = match &self.kind {
+        let more = match &self.kind {
             ChangeKind::Granted { metadata, .. } => metadata.len(),
+            ChangeKind::Revoked { reason, .. } => reason.len(),
             _ => 0,
         };
-        FIXED + metadata + self.kind.name().map_or(0, |name| name.as_str().len())
+        FIXED + more + self.kind.name().map_or(0, |name| name.as_str().len())
     }
 }
 

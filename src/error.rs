@@ -445,6 +445,16 @@ pub enum RevokeError {
         /// Who was to have it.
         to: AgentName,
     },
+    /// *Nothing happened*: the lease is revoked already, not by this call, and about to end: who has it next is settled.
+    #[error(
+        "{name:?} can't be handed over to {to}: its lease is revoked already, and ends soon; see who holds it then, and hand that lease over"
+    )]
+    AlreadyRevoked {
+        /// The name.
+        name: Name,
+        /// Who was to have it.
+        to: AgentName,
+    },
     /// *Nothing happened*: several hold the name, and it is not said which of them is to hand it over.
     #[error(
         "{name:?} is held by {holders} at once, so that nobody hands it over; revoke them all, if that is meant"

@@ -60,6 +60,10 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 1_024;
 pub const CONNECTIONS_MAX: usize = 1_024;
 /// The most applied changes that an agent remembers: a watcher that asks for older ones is told that it lags.
 pub const WATCH_BACKLOG_MAX: usize = 16_384;
+/// About the most bytes that they take.
+pub const WATCH_BACKLOG_BYTES: usize = 16 * 1024 * 1024;
+/// The changes of a log entry that take more bytes than this are not remembered, nor is what was before them.
+pub const WATCH_ENTRY_BYTES: usize = 4 * 1024 * 1024;
 /// The most leases in one page of a listing, and the most holders and waiters in a report on a name.
 pub const PAGE_MAX: usize = 1_000;
 /// The most leases that a watcher who lags is told of.

@@ -10,7 +10,8 @@
 use std::time::Duration;
 
 use leasehold::{
-    AcquireError, Agent, ChangeKind, Client, ConnectError, InProcessNetwork, LossReason, Timing,
+    AcquireError, Agent, AgentName, ChangeKind, Client, ConnectError, InProcessNetwork, LossReason, Released,
+    RenewError, RevokeError, Timing,
 };
 
 const WITHIN: Duration = Duration::from_secs(20);
@@ -118,6 +119,32 @@ async fn gets_keeps_and_gives_back(cluster: Cluster) {
     let third = one.lease("x").wait_at_most(WITHIN / 2).acquire().await.unwrap();
     third.release().await.unwrap();
     one.close().await;
+    cluster.stop().await;
+}
+
+/// A client hears of a revocation by a renewal alone: if that is one of its own, it gives the lease back itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_lease_that_its_holder_renews_itself_is_given_back() {
+    let cluster = Cluster::in_process().await;
+    let (one, other) = (cluster.client("one").await, cluster.client("other").await);
+    let wish = one.lease("x").ttl(Duration::from_secs(60)).without_renewal();
+    let lease = wish.acquire().await.unwrap();
+    other.revoke("x", "maintenance").await.unwrap();
+    let lost = lease.renew().await.unwrap_err();
+    assert!(
+        matches!(&lost, RenewError::Lost(lost) if matches!(lost.reason, LossReason::Revoked { .. })),
+        "{lost}"
+    );
+    assert!(matches!(lease.release().await.unwrap(), Released::WasLost(_)));
+    let next =
+        other.lease("x").ttl(Duration::from_secs(60)).wait_at_most(WITHIN / 2).acquire().await.unwrap();
+    // Handed over by hand, while its end is settled already: by whom it is told.
+    other.revoke("x", "again").await.unwrap();
+    let refused = one.transfer("x", &AgentName::new("one").unwrap(), "mine").await.unwrap_err();
+    assert!(matches!(refused, RevokeError::AlreadyRevoked { .. }), "{refused}");
+    drop(next);
+    one.close().await;
+    other.close().await;
     cluster.stop().await;
 }
 

@@ -6,13 +6,18 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::{limits::WATCH_BACKLOG_MAX, table::Event};
+use crate::{
+    limits::{WATCH_BACKLOG_BYTES, WATCH_BACKLOG_MAX, WATCH_ENTRY_BYTES},
+    table::Event,
+};
 
 /// The changes of one applied entry.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) index: u64,
     pub(crate) events: Vec<Event>,
+    /// About how many bytes they take.
+    weight: usize,
 }
 
 /// See the file's head.
@@ -21,6 +26,8 @@ pub(crate) struct History {
     batches: VecDeque<Arc<Batch>>,
     /// How many events there are in all batches.
     events: usize,
+    /// About how many bytes they take.
+    weight: usize,
     /// Every change after this index is here.
     complete_after: u64,
 }
@@ -28,18 +35,23 @@ pub(crate) struct History {
 impl History {
     /// An entry changed something. Indexes grow from call to call.
     pub(crate) fn push(&mut self, index: u64, events: &[Event]) {
+        let weight = events.iter().map(Event::weight).sum();
+        if weight > WATCH_ENTRY_BYTES || events.len() > WATCH_BACKLOG_MAX {
+            // No answer to a watcher could hold them: it is told what holds now instead.
+            return self.restart(index);
+        }
         self.events += events.len();
-        self.batches.push_back(Arc::new(Batch { index, events: events.to_vec() }));
-        // The newest stays, however large it is.
-        while self.events > WATCH_BACKLOG_MAX && self.batches.len() > 1 {
-            if let Some(oldest) = self.batches.pop_front() {
-                self.events -= oldest.events.len();
-                self.complete_after = oldest.index;
-            }
+        self.weight += weight;
+        self.batches.push_back(Arc::new(Batch { index, events: events.to_vec(), weight }));
+        while self.events > WATCH_BACKLOG_MAX || self.weight > WATCH_BACKLOG_BYTES {
+            let Some(oldest) = self.batches.pop_front() else { return };
+            self.events -= oldest.events.len();
+            self.weight -= oldest.weight;
+            self.complete_after = oldest.index;
         }
     }
 
-    /// A snapshot covers everything up to this index: what happened on the way is unknown.
+    /// What happened up to this index is unknown: a snapshot covers it, for instance.
     pub(crate) fn restart(&mut self, index: u64) {
         *self = Self { complete_after: index, ..Self::default() };
     }
@@ -57,7 +69,12 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::Token;
+    use crate::{
+        id::{LeaseId, NodeId},
+        name::{AgentName, Name},
+        table::{Holder, Revocation},
+        token::Token,
+    };
 
     fn events(count: usize) -> Vec<Event> {
         vec![Event::Founded { tokens_above: Token::new(1) }; count]
@@ -85,10 +102,33 @@ mod tests {
         (1..=10).for_each(|index| history.push(index * 10, &events(WATCH_BACKLOG_MAX / 4)));
         assert_eq!(indexes(&history, 59), None, "60 is gone");
         assert_eq!(indexes(&history, 60), Some(vec![70, 80, 90, 100]));
-        history.push(110, &events(2 * WATCH_BACKLOG_MAX));
+        history.push(110, &events(WATCH_BACKLOG_MAX));
         assert_eq!(indexes(&history, 99), None);
-        assert_eq!(indexes(&history, 100), Some(vec![110]), "the newest stays, however large");
-        assert_eq!(history.events, 2 * WATCH_BACKLOG_MAX);
+        assert_eq!(indexes(&history, 100), Some(vec![110]), "the newest stays");
+        history.push(120, &events(WATCH_BACKLOG_MAX + 1));
+        assert_eq!(indexes(&history, 119), None, "but for one that is too large");
+        assert_eq!(indexes(&history, 120), Some(vec![]));
+    }
+
+    #[test]
+    fn its_bytes_are_bounded_too() {
+        let heavy = |bytes: usize| {
+            let revocation =
+                Revocation { by: AgentName::new("a").unwrap(), reason: "r".repeat(bytes).into(), heir: None };
+            let holder = Holder { agent: AgentName::new("b").unwrap(), node: NodeId::from_bits(1) };
+            let (name, lease_id) = (Name::new("x").unwrap(), LeaseId::from_bits(1));
+            Event::Revoked { name, lease_id, token: Token::new(1), holder, revocation }
+        };
+        let mut history = History::default();
+        let quarter = heavy(WATCH_ENTRY_BYTES - 1024);
+        for index in 1..=10 {
+            history.push(index, std::slice::from_ref(&quarter));
+        }
+        assert!(history.weight <= WATCH_BACKLOG_BYTES, "{}", history.weight);
+        assert_eq!(indexes(&history, 6), Some(vec![7, 8, 9, 10]));
+        history.push(11, &[quarter.clone(), quarter]);
+        assert_eq!(indexes(&history, 10), None);
+        assert_eq!((indexes(&history, 11), history.weight), (Some(vec![]), 0));
     }
 
     #[test]

@@ -11,6 +11,9 @@ use crate::{
     table::LeaseView,
 };
 
+/// How long it may take to find out whether an index is ahead of the cluster, or only of this replica.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
+
 /// The changes after this index: as soon as there are any, or none when the time is over. Without an index, what holds
 /// now. Cancel-safe.
 pub(super) async fn changes(node: &Node, filter: &Filter, after: Option<u64>, within: Duration) -> Changes {
@@ -28,6 +31,11 @@ pub(super) async fn changes(node: &Node, filter: &Filter, after: Option<u64>, wi
         // be ahead of this replica.
         after = after.max(news.upto);
         if runtime::timeout(left, node.replica.reach(after + 1)).await.is_err() {
+            let ahead = after > node.replica.read().index();
+            if ahead && node.catch_up(CONFIRMED_WITHIN).await.is_ok() && after > node.replica.read().index() {
+                // Nobody has told of that index: it is another cluster's, or the watcher made it up.
+                return present(&node.replica.read(), filter, true);
+            }
             return now(node, filter, after);
         }
     }
@@ -57,15 +65,17 @@ fn now(node: &Node, filter: &Filter, after: u64) -> Changes {
 fn present(reading: &Reading<'_>, filter: &Filter, lagged: bool) -> Changes {
     let row = |view: LeaseView<'_>| (view.name.clone(), view.held_by().into());
     let (held, complete) = match filter {
-        Filter::Name(name) => (reading.table().holder(name).map(row).into_iter().collect(), true),
-        Filter::Prefix(prefix) => {
-            let mut held = reading.table().leases(prefix, None);
-            (held.by_ref().take(WATCH_PRESENT_MAX).map(row).collect(), held.next().is_none())
-        }
+        Filter::Name(name) => some(reading.table().holders(name).map(row)),
+        Filter::Prefix(prefix) => some(reading.table().leases(prefix, None).map(row)),
     };
     let index = reading.index();
     Changes {
         changes: vec![Change { index, kind: ChangeKind::Present { held, complete, lagged } }],
         upto: index,
     }
+}
+
+/// As many as a watcher is told of, and whether these are all.
+fn some<T>(mut all: impl Iterator<Item = T>) -> (Vec<T>, bool) {
+    (all.by_ref().take(WATCH_PRESENT_MAX).collect(), all.next().is_none())
 }

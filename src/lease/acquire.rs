@@ -180,6 +180,9 @@ impl LeaseRequest {
 
     /// Acquires, waiting for its turn behind those who asked before.
     ///
+    /// The future must be polled: one that is kept and not polled for 15 s loses its place in the queue (and the lease,
+    /// if its turn has come) within a ttl, and queues anew when it is polled again.
+    ///
     /// Cancel-safe: dropping the future gives the acquisition up; see the errors for what else may have happened.
     ///
     /// # Errors
@@ -476,6 +479,7 @@ impl Spec {
         let await_at_most = if place.on_wait.is_some() { AWAIT_AT_MOST_TELLING } else { AWAIT_AT_MOST };
         place.tell();
         loop {
+            kept.seen();
             let Some(left) = self.left(await_at_most) else {
                 return Err(AcquireError::TimedOut {
                     name: self.name.clone(),

@@ -30,7 +30,6 @@ struct Group {
 /// What is to be renewed now.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Taken {
-    /// At least one.
     pub(super) ids: Vec<LeaseId>,
     /// None of their ttls is shorter.
     pub(super) shortest_ttl: Duration,

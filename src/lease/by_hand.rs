@@ -10,7 +10,7 @@ use super::requester::Requester;
 use crate::{
     error::{ReadError, RevokeError},
     holder::{HolderInfo, NameReport},
-    limits::REASON_BYTES_MAX,
+    limits::{PAGE_MAX, REASON_BYTES_MAX},
     message::{Failure, Request, Response},
     name::{AgentName, Name},
     table::Outcome,
@@ -42,11 +42,21 @@ pub(crate) async fn revoke(
     }
     // A token names the grant that is meant: a late copy must not hit the next holder.
     let report = inspect(requester, name).await?;
-    if heir.is_some() && report.holders.len() > 1 {
-        return Err(RevokeError::Several { name: report.name, holders: report.holders_in_all });
+    if let Some(to) = &heir {
+        if report.holders.len() > 1 {
+            return Err(RevokeError::Several { name: report.name, holders: report.holders_in_all });
+        }
+        if report.holders.iter().any(|holder| holder.revoked) {
+            return Err(RevokeError::AlreadyRevoked { name: report.name, to: to.clone() });
+        }
     }
+    let holders = if report.holders_in_all > report.holders.len() as u64 {
+        all_holders(requester, &report.name).await?
+    } else {
+        report.holders
+    };
     let mut revoked = Vec::new();
-    for holder in report.holders {
+    for holder in holders {
         let request = Request::Revoke {
             name: report.name.clone(),
             token: holder.token,
@@ -54,7 +64,16 @@ pub(crate) async fn revoke(
             reason: reason.to_owned(),
             heir: heir.clone(),
         };
-        match requester.ask(&request, ASK_AT_MOST).await.response {
+        let answered = requester.ask(&request, ASK_AT_MOST).await;
+        match answered.response {
+            Response::Outcome(Outcome::AlreadyRevoked) if heir.is_some() => {
+                let Some(to) = heir else { continue };
+                if !answered.repeated {
+                    return Err(RevokeError::AlreadyRevoked { name: report.name, to });
+                }
+                let detail = "it was revoked meanwhile, by this call or by another".to_owned();
+                return Err(RevokeError::Unknown { name: report.name, detail });
+            }
             Response::Outcome(Outcome::Revoked | Outcome::AlreadyRevoked) => revoked.push(holder),
             // It has ended meanwhile.
             Response::Outcome(Outcome::NotHeld) => {}
@@ -76,4 +95,31 @@ pub(crate) async fn revoke(
         }
     }
     Ok(revoked)
+}
+
+/// The holders of a name that has more of them than a report tells, page by page.
+async fn all_holders(requester: &dyn Requester, name: &Name) -> Result<Vec<HolderInfo>, RevokeError> {
+    let mut all: Vec<HolderInfo> = Vec::new();
+    loop {
+        let request = Request::Leases {
+            prefix: name.as_str().to_owned(),
+            after: all.last().map(|holder| (name.clone(), holder.token)),
+            limit: u32::try_from(PAGE_MAX).unwrap_or(u32::MAX),
+        };
+        let (page, more) = match requester.ask(&request, ASK_AT_MOST).await.response {
+            Response::Leases { leases, more } => (leases, more),
+            Response::Failed(Failure::Stopped(detail)) => return Err(ReadError::Stopped { detail }.into()),
+            other => {
+                let detail = format!("its holders could not be listed: {other:?}");
+                return Err(ReadError::Unavailable { detail }.into());
+            }
+        };
+        // Names come in order, and this one is the first with this prefix.
+        let (of_page, before) = (page.len(), all.len());
+        all.extend(page.into_iter().take_while(|(of, _)| of == name).map(|(_, held)| held.into()));
+        let of_this = all.len() - before;
+        if !more || of_this < of_page || of_this == 0 {
+            return Ok(all);
+        }
+    }
 }

@@ -231,9 +231,13 @@ impl Lease {
     /// See [`release`](Self::release).
     pub(crate) async fn give_back(&self) -> Result<Released, ReleaseError> {
         match self.close() {
-            Some(release) => self.sent(release).await.map(|()| Released::Released),
-            None => Ok(self.check().map_or_else(Released::WasLost, |()| Released::Released)),
+            Some(release) => self.sent(release).await?,
+            None => {}
         }
+        Ok(match self.check() {
+            Err(lost) if lost.reason != LossReason::Released => Released::WasLost(lost),
+            _ => Released::Released,
+        })
     }
 
     /// Gives back what its session has ended by will already: whoever shares [`held`](Self::held) did that.
@@ -273,8 +277,15 @@ impl Lease {
         }
         // Before the request leaves: from then on another may be granted it (rule L1).
         let was_held = self.held.end(LossReason::Released);
-        self.holding.renewer.forget(&self.grant.id);
-        was_held.then(|| self.request_release())
+        let kept = self.holding.renewer.forget(&self.grant.id).is_some();
+        // One that is lost has ended, or will; but a revoked one whose holder found that out itself, by a renewal of its
+        // own, is still there, and whoever comes next would wait for its deadline.
+        (was_held || kept && self.is_revoked()).then(|| self.request_release())
+    }
+
+    fn is_revoked(&self) -> bool {
+        let reason = self.held.check().err();
+        matches!(reason, Some(LossReason::Revoked { .. } | LossReason::Transferred { .. }))
     }
 
     fn request_release(&self) -> impl Future<Output = Result<(), Failure>> + Send + use<> {

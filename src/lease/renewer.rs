@@ -34,6 +34,11 @@ const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 const RENEWALS_PER_TTL: u32 = 3;
 /// … and tried again after this part of it.
 const PAUSES_PER_TTL: u32 = 12;
+/// A place in a queue is given up when whoever waits in it has not been seen for so long, and through so many renewals:
+/// else a future that is kept and not polled would hold the name once its turn has come, for ever. Longer than any wait
+/// in `acquire.rs` for one answer; the renewals, because a machine that was suspended has seen nobody meanwhile.
+const UNSEEN_MAX: Duration = Duration::from_secs(15);
+const UNSEEN_RENEWALS_MAX: u32 = 3;
 /// One attempt may take this part of the shortest ttl among its leases, within the bounds below.
 const ATTEMPT_PER_TTL: u32 = 6;
 const ATTEMPT_MIN: Duration = Duration::from_millis(100);
@@ -91,6 +96,18 @@ struct Queued {
     ttl: Duration,
     next: Moment,
     lost: watch::Sender<bool>,
+    /// When whoever waits in it was last seen, …
+    seen: Moment,
+    /// … and how many renewals were sent since.
+    renewals_since: u32,
+}
+
+impl Queued {
+    /// It is renewed once more. False if nobody seems to wait in it.
+    fn is_waited_in(&mut self, now: Moment) -> bool {
+        self.renewals_since += 1;
+        self.renewals_since <= UNSEEN_RENEWALS_MAX || now.since(self.seen) <= UNSEEN_MAX
+    }
 }
 
 impl Kept {
@@ -198,6 +215,18 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Somebody still waits in it: to be told at least every [`UNSEEN_MAX`].
+    pub(super) fn seen(&self) {
+        let now = self.renewer.clock.now();
+        if let Some(What::Queued(place)) =
+            self.renewer.lock().kept.get_mut(&self.id).map(|kept| &mut kept.what)
+        {
+            (place.seen, place.renewals_since) = (now, 0);
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.renewer.forget(&self.id);
@@ -222,7 +251,8 @@ impl Renewer {
     pub(super) fn wait_in_queue(self: &Arc<Self>, id: LeaseId, ttl: Duration, sent: Moment) -> Place {
         let next = sent + ttl / RENEWALS_PER_TTL;
         let (lost, receiver) = watch::channel(false);
-        self.insert(id, What::Queued(Box::new(Queued { ttl, next, lost })));
+        let seen = self.clock.now();
+        self.insert(id, What::Queued(Box::new(Queued { ttl, next, lost, seen, renewals_since: 0 })));
         Place { renewer: self.clone(), id, lost: receiver }
     }
 
@@ -237,10 +267,10 @@ impl Renewer {
         }
     }
 
-    /// Renews no more. True if it did until now.
-    pub(super) fn forget(&self, id: &LeaseId) -> bool {
-        let forgotten = self.lock().remove(id);
-        forgotten.is_some_and(|kept| !matches!(kept.what, What::Lease { renewed: false, .. }))
+    /// Renews no more, and listens no more for its end. Whether it did renew, if it was still listened for.
+    pub(super) fn forget(&self, id: &LeaseId) -> Option<bool> {
+        let forgotten = self.lock().remove(id)?;
+        Some(!matches!(forgotten.what, What::Lease { renewed: false, .. }))
     }
 
     /// The number of an attempt to hand a lease over: larger than all before.
@@ -346,18 +376,28 @@ impl Renewer {
     fn take_due(&self, now: Moment) -> Option<(u64, Taken)> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let due = state.agenda.take(now, RENEW_MAX)?;
+        let mut due = state.agenda.take(now, RENEW_MAX)?;
         state.messages += 1;
-        for id in &due.ids {
-            if let Some(kept) = state.kept.get_mut(id) {
-                kept.next = Next::Asked(state.messages);
+        due.ids.retain(|id| {
+            let Some(kept) = state.kept.get_mut(id) else { return false };
+            kept.next = Next::Asked(state.messages);
+            let What::Queued(place) = &mut kept.what else { return true };
+            let is_waited_in = place.is_waited_in(now);
+            if !is_waited_in {
+                tracing::warn!(%id, "a place in a queue is given up: its future has not been polled for long");
+                kept.next = Next::Idle;
+                place.lost.send_replace(true);
             }
-        }
+            is_waited_in
+        });
         Some((state.messages, due))
     }
 
     async fn send(&self, requester: Arc<dyn Requester>, message: u64, due: Taken) {
         let Taken { ids, shortest_ttl } = due;
+        if ids.is_empty() {
+            return;
+        }
         let within = (shortest_ttl / ATTEMPT_PER_TTL).clamp(ATTEMPT_MIN, ATTEMPT_MAX);
         let sent = self.clock.now();
         let answered = requester.ask(&Request::Renew { leases: ids.clone() }, within).await;

@@ -90,7 +90,7 @@ impl Lease {
         let (to, name) = (to.into(), self.name().clone());
         self.open.store(false, Ordering::Release);
         // Nothing renews it meanwhile.
-        let renewed = self.holding.renewer.forget(&self.grant.id);
+        let renewed = self.holding.renewer.forget(&self.grant.id).unwrap_or(true);
         if !self.held.end(LossReason::Released) {
             return Err(match self.check() {
                 Err(lost) => TransferError::Lost(lost),
@@ -115,13 +115,18 @@ impl Lease {
         };
         let attempt = self.holding.renewer.next_attempt();
         let request = Request::Transfer { lease_id: self.grant.id, to: heir, attempt };
-        match self.holding.requester.ask(&request, self.ttl()).await.response {
+        let answered = self.holding.requester.ask(&request, self.ttl()).await;
+        match answered.response {
             Response::Outcome(Outcome::Transferred { to: Successor { holder, token } }) => {
                 Ok(Transferred { to: Some(Heir { agent: holder.agent, token }) })
             }
             // Only a handover ends a lease in this way, and an attempt that is answered once is the last one.
             Response::Outcome(Outcome::Ended { ending: Ending::Transferred }) => Ok(Transferred { to: None }),
             Response::Outcome(Outcome::NoSuchWaiter) => Err(self.take_back(to, renewed).await),
+            // The table's memory of ended ids is bounded: this may be the answer to a second copy, long after the first.
+            Response::Outcome(Outcome::NotHolding) if answered.repeated => {
+                Err(self.unknown("it is over, and how is forgotten"))
+            }
             Response::Outcome(Outcome::Ended { .. } | Outcome::NotHolding) => {
                 Err(TransferError::Lost(self.loss(LossReason::ExpiredInContact)))
             }
@@ -151,7 +156,12 @@ impl Lease {
                         Self::new(self.holding.clone(), self.grant.clone(), held, renewed, self.exclusive);
                     TransferError::NoSuchWaiter { name: self.name().clone(), to, lease: Box::new(again) }
                 }
-                verdict => TransferError::Lost(self.loss(super::loss_of(verdict))),
+                verdict => {
+                    // If it was revoked meanwhile, nobody else gives it back.
+                    let release = self.request_release();
+                    requester.spawn(Box::pin(async move { drop(release.await) }));
+                    TransferError::Lost(self.loss(super::loss_of(verdict)))
+                }
             },
             other => {
                 // It is held until its deadline by a holder that doesn't know of it: rather give it back.

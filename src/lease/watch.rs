@@ -9,14 +9,17 @@ use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use super::requester::Requester;
 use crate::{
-    change::{Change, Filter},
+    change::{Change, ChangeKind, Filter},
     message::{Failure, Request, Response},
+    runtime,
 };
 
 /// How long one question for changes waits; then it is asked anew.
 const WATCH_AT_MOST: Duration = Duration::from_secs(5);
 /// What the answer may take beyond that.
 const ANSWER_AT_MOST: Duration = Duration::from_secs(5);
+/// How long to wait after one that was not answered: some failures come at once.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// A stream of changes, in order, without a gap; made by [`Agent::watch`](crate::Agent::watch) and
 /// [`Client::watch`](crate::Client::watch). Dropping it ends it.
@@ -58,7 +61,8 @@ impl Watch {
     }
 
     /// The changes after this log index instead of those from now on: to go on where another watcher stopped, also one
-    /// of another agent. An index beyond the present one waits for it.
+    /// of another agent. Of an index that the cluster has not reached, another cluster's for instance, it is told after
+    /// some seconds, as one that lagged.
     pub fn since(mut self, index: u64) -> Self {
         self.told = Some(index);
         self.ready.clear();
@@ -84,12 +88,19 @@ impl Watch {
             let request = Request::Watch { filter: self.filter.clone(), after: self.told, at_most_ms };
             match self.requester.ask(&request, WATCH_AT_MOST + ANSWER_AT_MOST).await.response {
                 Response::Changes(news) => {
-                    self.told = self.told.max(Some(news.upto));
+                    // What holds now is a new beginning, also where it is an earlier index: of a cluster that was
+                    // founded anew.
+                    let anew =
+                        matches!(news.changes.first(), Some(Change { kind: ChangeKind::Present { .. }, .. }));
+                    self.told = if anew { Some(news.upto) } else { self.told.max(Some(news.upto)) };
                     self.ready.extend(news.changes);
                 }
                 Response::Failed(Failure::Stopped(_)) => return None,
                 // Nobody answered in all that time: nothing is missed by asking on.
-                other => tracing::debug!(response = ?other, "no answer to a watcher yet"),
+                other => {
+                    tracing::debug!(response = ?other, "no answer to a watcher yet");
+                    runtime::sleep(PAUSE).await;
+                }
             }
         }
     }

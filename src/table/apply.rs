@@ -272,8 +272,9 @@ impl Table {
                 }
                 (None, Some(token)) => match self.closures.get(id).cloned() {
                     Some(name) if self.closed(&name).is_some_and(|closed| closed.token == *token) => {
-                        self.open(step, &name);
-                        vacant.entry(name).or_default();
+                        let heir = self.open(step, &name);
+                        let named = vacant.entry(name).or_default();
+                        *named = heir.or(*named);
                     }
                     _ => continue,
                 },
@@ -374,17 +375,23 @@ impl Table {
         let of_agent = |agent: &AgentName| slot.queue.find(&TransferTo::Agent(agent.clone()));
         let mut heir = revoked.as_ref().and_then(|revocation| of_agent(revocation.heir.as_ref()?));
         let mut closes = expired && lock_delay_ms > 0;
-        // It has come back, and queued before its old lease was found expired: to it the name is open.
-        if let Some(back) = of_agent(&holder.agent).filter(|_| closes) {
+        // It has come back, and queued before its old lease was found expired: to it the name is open. Not so after a
+        // revocation, which took the name from it.
+        if let Some(back) = of_agent(&holder.agent).filter(|_| closes && revoked.is_none()) {
             (heir, closes) = (Some(back), false);
         }
         if closes {
-            let (holder, delay_ms) = (holder.clone(), lock_delay_ms);
+            let (holder, delay_ms, closed_at_index) = (holder.clone(), lock_delay_ms, step.index);
+            let revocation = revoked.clone();
             slot.closure =
-                Some(Box::new(Closure { lease_id, holder, token, delay_ms, closed_at_index: step.index }));
+                Some(Box::new(Closure { lease_id, holder, token, delay_ms, closed_at_index, revocation }));
             self.closures.insert(lease_id, name.clone());
         }
-        let reason = revoked.map_or(reason, |revocation| EndReason::Revoked(*revocation));
+        // Whatever ended a revoked lease, but for its holder's own handover, which a retry must hear of.
+        let reason = match revoked.filter(|_| reason != EndReason::Transferred) {
+            Some(revocation) => EndReason::Revoked(*revocation),
+            None => reason,
+        };
         self.live.remove(&lease_id);
         self.ended.insert(step.index, lease_id, reason.ending());
         step.events.push(Event::Ended {
@@ -401,13 +408,13 @@ impl Table {
         heir
     }
 
-    /// The name is not closed any more, if it was.
-    fn open(&mut self, step: &mut Step<'_>, name: &Name) {
-        let closure = self.names.get_mut(name).and_then(|slot| slot.closure.take());
-        if let Some(closure) = closure {
-            self.closures.remove(&closure.lease_id);
-            step.events.push(Event::Opened { name: name.clone(), lease_id: closure.lease_id });
-        }
+    /// The name is not closed any more, if it was. Returns the heir that a revocation named, if it waits.
+    fn open(&mut self, step: &mut Step<'_>, name: &Name) -> Option<Ticket> {
+        let slot = self.names.get_mut(name)?;
+        let closure = slot.closure.take()?;
+        self.closures.remove(&closure.lease_id);
+        step.events.push(Event::Opened { name: name.clone(), lease_id: closure.lease_id });
+        slot.queue.find(&TransferTo::Agent(closure.revocation?.heir?))
     }
 
     /// Grants what has become vacant, in the step that made it so: a handoff costs one commit, and no name is ever free

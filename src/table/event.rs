@@ -120,6 +120,19 @@ impl Event {
             | Self::Revoked { name, .. } => Some(name),
         }
     }
+
+    /// About how many bytes it takes, in memory and on the wire.
+    pub(crate) fn weight(&self) -> usize {
+        const FIXED: usize = 256;
+        let more = match self {
+            Self::Granted { metadata, .. } => metadata.len(),
+            Self::Revoked { revocation, .. } | Self::Ended { reason: EndReason::Revoked(revocation), .. } => {
+                revocation.reason.len()
+            }
+            _ => 0,
+        };
+        FIXED + more + self.name().map_or(0, |name| name.as_str().len())
+    }
 }
 
 /// Why a lease ended.

@@ -66,7 +66,7 @@ impl Table {
                 let waits = matches!(place, Some(Place::Waits(of, at)) if of == name && *at == ticket);
                 require(waits, 2, || format!("{id} is queued for {name}, which it doesn't know"))?;
                 let open_to_it =
-                    slot.closure.as_ref().is_some_and(|closed| closed.holder.agent == waiter.holder.agent);
+                    slot.closure.as_ref().is_some_and(|closed| closed.is_open_to(&waiter.holder.agent));
                 require(!open_to_it, 2, || format!("{id} waits for {name}, which is open to it"))?;
                 waiting += 1;
             }

@@ -127,7 +127,7 @@ pub(crate) struct Lease {
 pub(crate) struct Closure {
     /// The acquisition that ended.
     pub lease_id: LeaseId,
-    /// Who held it: to it the name is open.
+    /// Who held it: to it the name is open, unless its lease was revoked.
     pub holder: Holder,
     /// Its token.
     pub token: Token,
@@ -135,6 +135,9 @@ pub(crate) struct Closure {
     pub delay_ms: u64,
     /// The log index that ended it.
     pub closed_at_index: u64,
+    /// Of a lease that was revoked before it expired: then its heir has the name when it opens, and its holder queues
+    /// like everybody.
+    pub revocation: Option<Box<Revocation>>,
 }
 
 /// A name that is held or closed, and those who wait for it.
@@ -150,7 +153,7 @@ impl Slot {
     /// Whether a lease of this mode may be granted now: to this agent, or to the first in the queue.
     fn lets_in(&self, mode: Mode, agent: Option<&AgentName>) -> bool {
         match &self.closure {
-            Some(closure) => agent == Some(&closure.holder.agent),
+            Some(closure) => agent.is_some_and(|agent| closure.is_open_to(agent)),
             None => self.holders.admit(mode),
         }
     }
@@ -411,6 +414,10 @@ impl Table {
 }
 
 impl Closure {
+    fn is_open_to(&self, agent: &AgentName) -> bool {
+        self.revocation.is_none() && *agent == self.holder.agent
+    }
+
     fn closed_by(&self) -> ClosedBy {
         ClosedBy { holder: self.holder.clone(), token: self.token, delay_ms: self.delay_ms }
     }

@@ -305,12 +305,24 @@ fn a_revoked_lease_goes_on_until_it_is_given_back() {
     assert_eq!(*reason, EndReason::Revoked(revocation("cut off")));
 }
 
+/// Revoked in favour of this agent.
+fn for_agent(at: u64, heir: AgentName) -> Command {
+    let Command::Revoke { name, by, reason, .. } = revoke(token(at), "yours") else { panic!() };
+    Command::Revoke { name, token: token(at), by, reason, heir: Some(heir) }
+}
+
+/// A retry of a handover hears that it took place, not that the lease was lost.
+#[test]
+fn a_revoked_holder_that_hands_over_meanwhile_has_handed_over() {
+    let mut story = Story::queued(3);
+    story.does(for_agent(1, agent(3)));
+    let to = || attempt(1, TransferTo::Agent(agent(2)), 1);
+    assert_eq!(story.does(to()), Outcome::Transferred { to: successor(2, 2) });
+    assert_eq!(story.does(to()), Outcome::Ended { ending: Ending::Transferred });
+}
+
 #[test]
 fn a_revoked_lease_goes_to_the_heir_that_it_was_revoked_for() {
-    let for_agent = |at, heir| {
-        let Command::Revoke { name, by, reason, .. } = revoke(token(at), "yours") else { panic!() };
-        Command::Revoke { name, token: token(at), by, reason, heir: Some(heir) }
-    };
     let mut story = Story::queued(4);
     assert_eq!(story.does(for_agent(1, agent(9))), Outcome::NoSuchWaiter);
     assert!(story.table.live(&id(1)).unwrap().renewable, "nothing has changed");

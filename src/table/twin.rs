@@ -30,6 +30,7 @@ pub(super) struct Shut {
     pub(super) agent: Holder,
     pub(super) token: Token,
     pub(super) delay_ms: u64,
+    pub(super) revocation: Option<Revocation>,
 }
 
 /// All live claims in the order in which they came, and every lease id that ever ended, oldest first.
@@ -168,11 +169,15 @@ impl Twin {
             |agent: &AgentName| self.waiters(&c.name).iter().find(|w| w.agent.agent == *agent).map(|w| w.id);
         let mut heir = c.revoked.as_ref().and_then(|r| r.heir.as_ref()).and_then(first_of);
         let shuts = reason == EndReason::Expired && c.delay_ms > 0;
-        let back = first_of(&c.agent.agent);
+        let back = first_of(&c.agent.agent).filter(|_| c.revoked.is_none());
         if shuts && back.is_some() {
             heir = back;
         }
-        let reason = c.revoked.map_or(reason, EndReason::Revoked);
+        let revocation = c.revoked.clone();
+        let reason = match c.revoked {
+            Some(revocation) if reason != EndReason::Transferred => EndReason::Revoked(revocation),
+            _ => reason,
+        };
         let ending = match &reason {
             EndReason::Released => Ending::Released,
             EndReason::Cancelled => Ending::Cancelled,
@@ -192,16 +197,17 @@ impl Twin {
                 holder: agent.clone(),
                 delay_ms,
             });
-            self.shut.push(Shut { name, id, agent, token, delay_ms });
+            self.shut.push(Shut { name, id, agent, token, delay_ms, revocation });
         }
         (c.name, heir)
     }
 
-    fn unshut(&mut self, name: &Name, out: &mut Vec<Event>) {
-        if let Some(at) = self.shut.iter().position(|shut| shut.name == *name) {
-            let shut = self.shut.remove(at);
-            out.push(Event::Opened { name: shut.name, lease_id: shut.id });
-        }
+    fn unshut(&mut self, name: &Name, out: &mut Vec<Event>) -> Option<LeaseId> {
+        let at = self.shut.iter().position(|shut| shut.name == *name)?;
+        let shut = self.shut.remove(at);
+        out.push(Event::Opened { name: shut.name, lease_id: shut.id });
+        let heir = shut.revocation?.heir?;
+        self.waiters(name).iter().find(|w| w.agent.agent == heir).map(|w| w.id)
     }
 
     /// Grants the name to the heir, if it may have it, and then to the first waiters for as long as they may.
@@ -303,8 +309,8 @@ impl Twin {
                         }
                         (Some(_), _) => vacant.push(self.end(index, *id, EndReason::Expired, out)),
                         (None, Some(shut)) => {
-                            self.unshut(&shut.name, out);
-                            vacant.push((shut.name, None));
+                            let heir = self.unshut(&shut.name, out);
+                            vacant.push((shut.name, heir));
                         }
                         (None, None) => continue,
                     }
@@ -413,7 +419,7 @@ impl Twin {
         let full = self.claims.len() + self.shut.len() >= self.bounds.leases;
         let queue = self.waiters(&a.name).len();
         let free = match self.is_shut(&a.name) {
-            Some(shut) => shut.agent.agent == a.agent.agent,
+            Some(shut) => shut.revocation.is_none() && shut.agent.agent == a.agent.agent,
             None => queue == 0 && self.fits(&a.name, a.mode, None),
         };
         let refusal = if a.seen >= index {

@@ -4,10 +4,12 @@
 //! | --- | --- |
 //! | `replay.rs` | is a run the same each time? |
 //! | `cluster.rs` | does a simulated cluster do what a real one does? |
+//! | `patience.rs` | what takes minutes elsewhere |
 //! | `storm.rs` | does it bear much at once? The run that is replayed |
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as loudly as tests")]
 
 mod cluster;
+mod patience;
 mod replay;
 mod storm;

@@ -108,7 +108,7 @@ async fn who_waits_is_told_its_place() {
     let first = tokio::spawn(cluster.agents[1].lease("x").acquire());
     cluster.until_waiting(0, "x", 1).await;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-    let telling = move |place| drop(tell.send(place));
+    let telling = move |place| tell.send(place).unwrap_or_default();
     let second = tokio::spawn(cluster.agents[2].lease("x").on_wait(telling).acquire());
     assert_eq!(soon("the first place", told.recv()).await, Some(2));
     drop(held);
@@ -119,8 +119,12 @@ async fn who_waits_is_told_its_place() {
     assert_eq!(told.recv().await, None, "each place once");
 
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-    let free =
-        cluster.agents[0].lease("y").on_wait(move |place| drop(tell.send(place))).acquire().await.unwrap();
+    let free = cluster.agents[0]
+        .lease("y")
+        .on_wait(move |place| tell.send(place).unwrap_or_default())
+        .acquire()
+        .await
+        .unwrap();
     assert_eq!(told.recv().await, None, "nobody waited");
     drop(free);
     cluster.stop_all().await;

@@ -144,6 +144,29 @@ fn a_name_is_not_closed_to_its_last_holder_that_waits_already() {
     assert_eq!(story.table.closed(&name("orders")), None);
 }
 
+/// A revocation takes the name from its holder, also where that one comes back to a name that is closed for others.
+#[test]
+fn a_name_that_closes_after_a_revocation_opens_to_the_heir() {
+    let back = |n| Command::Acquire(Acquire { lease_id: id(n), ..acquire(1) });
+    let mut story = Story::new();
+    story.does(delays(1));
+    story.acquires(2);
+    story.acquires(3);
+    story.does(for_agent(1, agent(3)));
+    assert_eq!(story.does(back(11)), waiting(3));
+    story.expires(&[(1, Some(1))]);
+    assert!(
+        matches!(&story.events[..], [Event::Ended { .. }, Event::Closed { .. }]),
+        "also to its own holder"
+    );
+    assert_eq!(story.does(back(12)), waiting(4));
+    story.table = Table::restore(&story.table.snapshot()).unwrap();
+    story.expires(&[(1, Some(1))]);
+    assert!(story.holds(3), "the heir");
+    story.releases(3);
+    assert!(story.holds(2), "then the first");
+}
+
 #[test]
 fn only_an_exclusive_lease_has_a_lock_delay() {
     let mut story = Story::new();

@@ -234,7 +234,7 @@ pub enum AcquireError {
     },
     /// *Nothing happened*: nobody holds the name, it is closed after an expiry, and this call doesn't wait.
     #[error(
-        "{name:?} is closed to others for {delay:?} after the lease of {agent} has expired; wait for it with acquire(), or try again later"
+        "{name:?} is closed to others for {delay:?} after the lease of {agent} has expired; try again later, or wait for it with Agent::acquire or Client::acquire"
     )]
     Closed {
         /// The name.
@@ -245,7 +245,7 @@ pub enum AcquireError {
         delay: Duration,
     },
     /// *Nothing happened*: someone holds the name, and this call doesn't wait.
-    #[error("{name:?} is {holder}; wait for it with acquire(), or try again later")]
+    #[error("{name:?} is {holder}; try again later, or wait for it with Agent::acquire or Client::acquire")]
     Held {
         /// The name.
         name: Name,

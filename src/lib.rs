@@ -82,5 +82,8 @@ pub use crate::{
     transport::{BindError, InProcessNetwork},
 };
 
+#[cfg(feature = "metrics")]
+pub mod metrics;
+
 #[doc = include_str!("../docs/guide.md")]
 pub mod guide {}

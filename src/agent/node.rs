@@ -85,6 +85,8 @@ impl Node {
             let now = watch.now();
             if told != Some((now.term, now.leading)) {
                 told = Some((now.term, now.leading));
+                #[cfg(feature = "metrics")]
+                crate::metrics::leadership(&self.holder.agent, now.leading, now.term);
                 tracing::debug!(term = now.term, leading = now.leading, leader = ?now.leader, "leadership");
             }
             self.leader.lead(now.leading.then_some(now.term));

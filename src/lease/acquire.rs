@@ -297,11 +297,16 @@ impl Spec {
     }
 
     async fn run(self, on_wait: &mut Option<OnWait>) -> Result<Lease, AcquireError> {
-        loop {
-            if let Tried::Got(lease) = self.try_id(on_wait).await? {
-                return Ok(lease);
+        let outcome = loop {
+            match self.try_id(on_wait).await {
+                Ok(Tried::Got(lease)) => break Ok(lease),
+                Ok(Tried::Again) => {}
+                Err(error) => break Err(error),
             }
-        }
+        };
+        #[cfg(feature = "metrics")]
+        crate::metrics::acquired(outcome.as_ref().map(drop), self.now().since(self.began));
+        outcome
     }
 
     /// One lease id, from the first request to its end.

@@ -188,6 +188,10 @@ impl Held {
     fn publish(&self, inner: &Inner) {
         let deadline = deadline_of(&inner.session);
         if self.deadline.swap(deadline, Ordering::AcqRel) != OVER && deadline == OVER {
+            #[cfg(feature = "metrics")]
+            if let Some(reason) = inner.session.ended() {
+                crate::metrics::ended(reason);
+            }
             // Whoever begins to listen after this takes the lock after this, and finds that it is over.
             if let Some(ended) = &inner.ended {
                 ended.notify_waiters();

@@ -106,6 +106,8 @@ impl Lease {
     ) -> Self {
         holding.renewer.keep(grant.id, &held, renewed);
         holding.own.hold(&grant, &held, exclusive);
+        #[cfg(feature = "metrics")]
+        crate::metrics::in_hand(1.0);
         Self { holding, grant, held, open: AtomicBool::new(true), released_by_drop: true, exclusive }
     }
 
@@ -230,9 +232,8 @@ impl Lease {
 
     /// See [`release`](Self::release).
     pub(crate) async fn give_back(&self) -> Result<Released, ReleaseError> {
-        match self.close() {
-            Some(release) => self.sent(release).await?,
-            None => {}
+        if let Some(release) = self.close() {
+            self.sent(release).await?;
         }
         Ok(match self.check() {
             Err(lost) if lost.reason != LossReason::Released => Released::WasLost(lost),
@@ -311,6 +312,8 @@ fn loss_of(verdict: Option<Verdict>) -> LossReason {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.holding.own.let_go(&self.grant, &self.held);
+        #[cfg(feature = "metrics")]
+        crate::metrics::in_hand(-1.0);
         if !self.released_by_drop {
             self.holding.renewer.forget(&self.grant.id);
             return;

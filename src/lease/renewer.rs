@@ -427,6 +427,8 @@ impl Renewer {
         // it was asked for, and has become a lease since.
         let is_about = |kept: &Kept| kept.next == Next::Asked(message);
         let Some(verdicts) = verdicts else {
+            #[cfg(feature = "metrics")]
+            crate::metrics::renewals("unanswered", ids.len());
             for id in ids {
                 if let Some(kept) = state.kept.get_mut(id).filter(|kept| is_about(kept)) {
                     kept.failed(now);
@@ -435,6 +437,12 @@ impl Renewer {
             }
             return;
         };
+        #[cfg(feature = "metrics")]
+        {
+            let extended = verdicts.iter().filter(|verdict| **verdict == Verdict::Extended).count();
+            crate::metrics::renewals("extended", extended);
+            crate::metrics::renewals("gone", verdicts.len() - extended);
+        }
         for (id, verdict) in ids.iter().zip(verdicts) {
             let Some(kept) = state.kept.get_mut(id).filter(|kept| is_about(kept)) else { continue };
             match verdict {

@@ -33,7 +33,7 @@ fn a_waiter_that_nobody_polls_does_not_hold_the_name_for_ever() {
         let token = held.token();
         drop(held);
         let released = sim.now();
-        let lease = next.lease("x").ttl(TTL).acquire().await.unwrap();
+        let lease = next.lease("x").ttl(TTL).wait_at_most(100 * S).acquire().await.unwrap();
         assert!(lease.token().get() > token.get() + 1, "its turn had come");
         let waited = sim.now() - released;
         assert!(waited < 15 * S + 3 * TTL, "{waited:?}");

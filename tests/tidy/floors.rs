@@ -39,6 +39,7 @@ const FLOORS: &[(&str, u8)] = &[
     // What a user has in hand. `error` names what can go wrong anywhere below, so it can't stand lower.
     ("lease", 4),
     ("error", 4),
+    ("metrics", 4),
     // Who answers for it: a node of this process, or one elsewhere.
     ("agent", 5),
     ("client", 5),

@@ -1,0 +1,26 @@
+//! Known mistakes, each one switch: the checker has to find every one of them.
+//!
+//! The product's machines stay as they are. A mutant drives them otherwise, as a program with the mistake would.
+
+/// One mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mutant {
+    /// A renewal is acknowledged by whoever believes that it leads: openraft's `LeaseRead`.
+    NoQuorum,
+    /// The holder counts from the answer's arrival, not from before it sent.
+    CountsFromAnswer,
+    /// Neither side allows for drift.
+    NoMargin,
+    /// A leader that leads again goes on with the deadlines of its earlier term.
+    KeepsDeadlines,
+    /// An expiry counts in whatever term it was appended.
+    NoTermCheck,
+    /// What is being expired is renewed.
+    RenewsExpiring,
+    /// Ended lease ids are forgotten, and a late copy passes for a new request.
+    ForgetsEnded,
+    /// Who waited has the lease in hand as soon as it hears of its turn.
+    NoConfirmation,
+    /// A leader that stood still takes that for the holders' silence.
+    NoCompensation,
+}

@@ -89,18 +89,32 @@ impl Clock for ManualClock {
 }
 
 /// The wall clock, in milliseconds since 1970: shown to people and to callers of the seed interface, and the floor
-/// of a new cluster's tokens. Nothing else trusts it.
+/// of the tokens of a new cluster, and of a process.
 #[expect(clippy::disallowed_methods, reason = "the only read of the wall clock")]
 pub(crate) fn wall_unix_ms() -> u64 {
+    #[cfg(feature = "chaos")]
+    if let Some(world) = crate::runtime::world::world() {
+        return world.wall_unix_ms();
+    }
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// The wall clock: against it the date of a provider from elsewhere is read, for a span. Nothing else trusts it.
+#[expect(clippy::disallowed_methods, reason = "the wall clock, for the seed interface")]
+pub(crate) fn wall_now() -> chrono::DateTime<chrono::Utc> {
+    #[cfg(feature = "chaos")]
+    if let Some(world) = crate::runtime::world::world() {
+        let now = i64::try_from(world.wall_unix_ms()).ok().and_then(chrono::DateTime::from_timestamp_millis);
+        return now.unwrap_or_default();
+    }
+    chrono::Utc::now()
+}
+
 /// What the wall clock will show after this span: for people and for the seed interface.
-#[expect(clippy::disallowed_methods, reason = "the wall clock, for people")]
 pub(crate) fn wall_after(span: Duration) -> chrono::DateTime<chrono::Utc> {
-    let now = chrono::Utc::now();
+    let now = wall_now();
     chrono::Duration::from_std(span).ok().and_then(|span| now.checked_add_signed(span)).unwrap_or(now)
 }
 
@@ -109,6 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "real time must pass")]
     fn the_system_clock_goes_forward() {
         let first = SystemClock.now();
         std::thread::sleep(Duration::from_millis(5));

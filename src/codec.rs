@@ -47,13 +47,19 @@ const CONFIG: Bounded = bincode::config::standard().with_limit::<DECODED_BYTES_M
 /// Every type of ours encodes: bincode fails only where `Serialize` itself does, and ours don't. Should one, the
 /// result is the version byte alone, which no decoder accepts.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = vec![FORMAT_VERSION];
-    if let Err(error) = bincode::serde::encode_into_std_write(value, &mut bytes, bincode::config::standard())
-    {
-        tracing::error!(what = std::any::type_name::<T>(), %error, "a value could not be encoded");
-        bytes.truncate(1);
-    }
+    let mut bytes = Vec::new();
+    append(value, &mut bytes);
     bytes
+}
+
+/// Appends what [`encode`] returns.
+pub(crate) fn append<T: Serialize>(value: &T, bytes: &mut Vec<u8>) {
+    bytes.push(FORMAT_VERSION);
+    let before = bytes.len();
+    if let Err(error) = bincode::serde::encode_into_std_write(value, bytes, bincode::config::standard()) {
+        tracing::error!(what = std::any::type_name::<T>(), %error, "a value could not be encoded");
+        bytes.truncate(before);
+    }
 }
 
 /// Reads what [`encode`] wrote.

@@ -40,14 +40,12 @@
 //!   and time counted twice makes deadlines early. The largest reading counts instead; on a clock that went back
 //!   far, leases run out late. [`Wake::ClockBack`] says so, and a leader had better hand over.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::time::Duration;
 
 use crate::{
+    dense::Dense,
     id::LeaseId,
-    limits::{EXPIRE_RETRY_PAUSE, STALL_TICK, STALL_TOLERANCE},
+    limits::{EXPIRE_RETRY_PAUSE, STALL_TICK, STALL_TOLERANCE, TTL_MAX},
     time::{Drift, Moment},
     token::Token,
 };
@@ -82,47 +80,41 @@ enum State {
     Expiring,
 }
 
-/// 32 bytes: the token of a waiter is stored as 0 beside `holds`, where an `Option` would take 16 by itself.
+/// 24 bytes: the token of a waiter is stored as 0 beside `holds`, where an `Option` would take 16 by itself.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     /// The deadline in nanoseconds, less the offset at the time of writing.
     at: u64,
-    /// ttl × (1 + drift), in nanoseconds.
-    span: u64,
     token: u64,
+    /// ttl × (1 + drift), in milliseconds, rounded up: to extend is safe.
+    span_ms: u32,
     holds: bool,
     state: State,
 }
+
+// The drift is below 1, so that no span is cut off.
+const _: () = assert!(TTL_MAX.as_millis() * 2 < u32::MAX as u128);
 
 impl Entry {
     fn token(&self) -> Option<Token> {
         self.holds.then(|| Token::new(self.token))
     }
+
+    fn span(&self) -> Duration {
+        Duration::from_millis(self.span_ms.into())
+    }
 }
 
-/// A deadline in the order in which they come. The id in two halves: as a `u128` it would be aligned to 16 bytes, and
-/// the whole take 32 instead of 24.
+/// A deadline in the order in which they come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot {
     at: u64,
-    id_high: u64,
-    id_low: u64,
-}
-
-impl Slot {
-    fn new(at: u64, id: LeaseId) -> Self {
-        let bits = id.to_bits();
-        Self { at, id_high: (bits >> 64) as u64, id_low: bits as u64 }
-    }
-
-    fn id(self) -> LeaseId {
-        LeaseId::from_bits(u128::from(self.id_high) << 64 | u128::from(self.id_low))
-    }
+    id: LeaseId,
 }
 
 /// The deadlines of one leader in one term: one per holder and waiter.
 ///
-/// Each call takes O(log n); each deadline about 134 bytes. A task drives it: sleep until
+/// Each call takes O(log n); each deadline about 75 bytes. A task drives it: sleep until
 /// [`next_wake`](Self::next_wake) (or until something began), then [`woke`](Self::woke), then
 /// [`due`](Self::due) and propose what it returns.
 #[derive(Debug)]
@@ -132,8 +124,8 @@ pub(crate) struct Deadlines {
     drift: Drift,
     stall_tick: Duration,
     stall_tolerance: Duration,
-    entries: BTreeMap<LeaseId, Entry>,
-    queue: BTreeSet<Slot>,
+    entries: Dense<LeaseId, Entry>,
+    queue: Dense<Slot, ()>,
     /// In nanoseconds; a deadline is what its entry says plus this. It only grows.
     offset: u64,
     /// The largest reading so far: what begins, begins here or later, wherever the clock went.
@@ -161,8 +153,8 @@ impl Deadlines {
             drift,
             stall_tick: STALL_TICK,
             stall_tolerance: STALL_TOLERANCE,
-            entries: BTreeMap::new(),
-            queue: BTreeSet::new(),
+            entries: Dense::default(),
+            queue: Dense::default(),
             offset: 0,
             largest: now,
             last_wake: now,
@@ -211,17 +203,17 @@ impl Deadlines {
             // `None < Some(_)`, and later grants have larger tokens: this is no news.
             Some(entry) if token <= entry.token() => return,
             Some(entry) => {
-                self.queue.remove(&Slot::new(entry.at, id));
+                self.queue.remove(&Slot { at: entry.at, id });
             }
             None => {}
         }
-        let span = nanos(self.drift.lengthen(ttl));
+        let span_ms = whole_ms(self.drift.lengthen(ttl));
         let from = self.at_least(now);
-        let at = self.stored(from, span);
-        self.queue.insert(Slot::new(at, id));
+        let at = self.stored(from, Duration::from_millis(span_ms.into()));
+        self.queue.insert(Slot { at, id }, ());
         let entry = Entry {
             at,
-            span,
+            span_ms,
             token: token.map_or(0, Token::get),
             holds: token.is_some(),
             state: State::Renewable,
@@ -232,7 +224,7 @@ impl Deadlines {
     /// The lease, or the wait, has ended: applied by the table, for whatever reason.
     pub(crate) fn ended(&mut self, id: &LeaseId) {
         if let Some(entry) = self.entries.remove(id) {
-            self.queue.remove(&Slot::new(entry.at, *id));
+            self.queue.remove(&Slot { at: entry.at, id: *id });
         }
     }
 
@@ -247,7 +239,7 @@ impl Deadlines {
         let Some(&entry) = self.entries.get(id).filter(|entry| entry.state == State::Renewable) else {
             return Renewal::Gone;
         };
-        self.requeue(*id, entry, self.stored(from, entry.span).max(entry.at));
+        self.requeue(*id, entry, self.stored(from, entry.span()).max(entry.at));
         Renewal::Extended
     }
 
@@ -268,7 +260,7 @@ impl Deadlines {
         }
         let heartbeat = self.last_wake + self.stall_tick;
         match self.queue.first() {
-            Some(slot) if self.frozen_since.is_none() => Some(heartbeat.min(self.moment(slot.at))),
+            Some((slot, ())) if self.frozen_since.is_none() => Some(heartbeat.min(self.moment(slot.at))),
             _ => Some(heartbeat),
         }
     }
@@ -322,11 +314,12 @@ impl Deadlines {
             return due;
         }
         while due.len() < most {
-            let Some(&slot) = self.queue.first().filter(|slot| self.moment(slot.at) <= now) else { break };
+            let first = self.queue.first().map(|(slot, ())| *slot);
+            let Some(slot) = first.filter(|slot| self.moment(slot.at) <= now) else { break };
             self.queue.remove(&slot);
-            if let Some(entry) = self.entries.get_mut(&slot.id()) {
+            if let Some(entry) = self.entries.get_mut(&slot.id) {
                 entry.state = State::Expiring;
-                due.push((slot.id(), entry.token()));
+                due.push((slot.id, entry.token()));
             }
         }
         due
@@ -342,14 +335,14 @@ impl Deadlines {
             let Some(&entry) = self.entries.get(id).filter(|entry| entry.state == State::Expiring) else {
                 continue;
             };
-            let at = self.stored(again, nanos(EXPIRE_RETRY_PAUSE));
+            let at = self.stored(again, EXPIRE_RETRY_PAUSE);
             self.requeue(*id, Entry { state: State::Final, ..entry }, at.max(entry.at));
         }
     }
 
     fn requeue(&mut self, id: LeaseId, entry: Entry, at: u64) {
-        self.queue.remove(&Slot::new(entry.at, id));
-        self.queue.insert(Slot::new(at, id));
+        self.queue.remove(&Slot { at: entry.at, id });
+        self.queue.insert(Slot { at, id }, ());
         self.entries.insert(id, Entry { at, ..entry });
     }
 
@@ -364,14 +357,18 @@ impl Deadlines {
     }
 
     /// A deadline as it is stored. It saturates upwards: rather late than early.
-    fn stored(&self, from: Moment, span: u64) -> u64 {
-        from.as_nanos().saturating_add(span).saturating_sub(self.offset)
+    fn stored(&self, from: Moment, span: Duration) -> u64 {
+        (from + span).as_nanos().saturating_sub(self.offset)
     }
 
     /// A stored deadline as a moment.
     fn moment(&self, at: u64) -> Moment {
         Moment::from_nanos(at.saturating_add(self.offset))
     }
+}
+
+fn whole_ms(span: Duration) -> u32 {
+    u32::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 
 fn nanos(span: Duration) -> u64 {

@@ -1,12 +1,15 @@
 //! What can go wrong: one enum for each kind of call. Each variant says whether something may have happened.
 
+mod access;
+
 use std::time::Duration;
 
+pub use self::access::{AccessError, WriteLost};
 use crate::{
     config::{ConfigError, TtlError},
     holder::HolderInfo,
     id::{ClusterId, NodeId},
-    lease::FenceError,
+    lease::{FenceError, Lease, TransferTo},
     limits::{LOCK_DELAY_MAX, METADATA_BYTES_MAX, PERMITS_MAX, REASON_BYTES_MAX},
     mode::Mode,
     name::{AgentName, Name, NameError},
@@ -34,7 +37,10 @@ pub enum Error {
     /// A release is not known to be committed.
     #[error(transparent)]
     Release(#[from] ReleaseError),
-    /// A lease was not revoked, or not handed over.
+    /// A lease was not handed over by its holder.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    /// A lease was not revoked, or not handed over by hand.
     #[error(transparent)]
     Revoke(#[from] RevokeError),
     /// A question was not answered.
@@ -52,6 +58,9 @@ pub enum Error {
     /// A protected resource refused a token.
     #[error(transparent)]
     Fence(#[from] FenceError),
+    /// An access gave no write guard, or its guard is held no more.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// A guard's lease id is none of this provider's. *Nothing happened.*
     #[error("the guard's lease id is not one that this provider can use: {detail}")]
     ForeignGuard {
@@ -81,6 +90,13 @@ impl Error {
     /// ```
     pub fn provider(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Provider(error.into())
+    }
+}
+
+/// So that `?` works on a write guard's check.
+impl From<WriteLost> for Error {
+    fn from(lost: WriteLost) -> Self {
+        Self::Access(AccessError::Lost(lost))
     }
 }
 
@@ -321,6 +337,48 @@ pub enum ReleaseError {
     /// *Nothing happened*: the request was refused.
     #[error("the release of {name:?} was refused: {detail}")]
     Refused {
+        /// The name.
+        name: Name,
+        /// Why.
+        detail: String,
+    },
+}
+
+/// Why a lease was not handed over by its holder, and who holds it now.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// *Nothing happened*: no such waiter is there, and the lease is back in the caller's hands, still held.
+    #[error(
+        "the lease on {name:?} can't be handed over to {to}, which doesn't wait for it; it is still held: keep it, release it, or let the other acquire the name first"
+    )]
+    NoSuchWaiter {
+        /// The name.
+        name: Name,
+        /// Who was to have it.
+        to: TransferTo,
+        /// The lease. Dropping it releases it.
+        lease: Box<Lease>,
+    },
+    /// *Nothing happened*: it was lost before.
+    #[error(transparent)]
+    Lost(#[from] LeaseLost),
+    /// *Outcome unknown*: it may be handed over. It is not held by the caller any more in any case, and where it was not
+    /// handed over the name is free within the ttl.
+    #[error(
+        "it is unknown whether the lease on {name:?} was handed over ({detail}); if not, the name is free within {ttl:?} at the latest"
+    )]
+    Unknown {
+        /// The name.
+        name: Name,
+        /// The ttl.
+        ttl: Duration,
+        /// What was tried.
+        detail: String,
+    },
+    /// The agent has stopped. *Outcome unknown* if it stopped during this call; the lease is not held any more.
+    #[error("the lease on {name:?} was not handed over: the agent has stopped ({detail}); start it again")]
+    Stopped {
         /// The name.
         name: Name,
         /// Why.

@@ -2,22 +2,32 @@
 //!
 //! # Where to go from here
 //!
+//! - [`guide`]: choosing a ttl, fencing with recipes, what you see when things break, and the way here from etcd,
+//!   ZooKeeper, Consul, Hazelcast, Redisson, client-go and hiqlite.
 //! - [`Agent::builder`] starts an agent; [`Timing`] has its settings, [`limits`] every bound.
 //! - [`Agent::acquire`] and [`Agent::lease`] acquire; [`Lease`] is what they give, [`LeaseLost`] how it ends.
 //! - [`Client`] does the same from a process that embeds no agent.
 //! - [`Fence`] and [`Token`] protect what is written to.
-//! - [`WriteLease`] and [`WriteLeaseProvider`] are the interface for code that doesn't care who grants.
+//! - [`WriteLease`] and [`WriteLeaseProvider`] are the interface for code that doesn't care who grants; [`RaftLease`] and
+//!   [`LocalLease`] grant.
+//! - [`Access`] is many readers and one writer over any of them; [`WriteGuard`] is what it gives, [`WriteLost`] how that
+//!   ends.
 //! - [`Error`] gathers the errors; each kind of call has its own, and each variant says whether something may have
 //!   happened.
-//! - [`InProcessNetwork`] and [`ManualClock`] are for your tests.
+//! - [`InProcessNetwork`] and [`ManualClock`] are for your tests. With the feature `chaos` whole clusters can be simulated,
+//!   and each run replayed from its seed.
 
+mod access;
 mod agent;
 mod change;
+#[cfg(feature = "chaos")]
+pub mod chaos;
 mod client;
 mod clock;
 mod codec;
 mod config;
 mod deadlines;
+mod dense;
 mod error;
 #[cfg(test)]
 mod golden;
@@ -46,6 +56,7 @@ mod token;
 mod transport;
 
 pub use crate::{
+    access::{Access, WriteGuard},
     agent::{Agent, Builder},
     change::{Change, ChangeKind, EndKind},
     client::{Client, ClientBuilder},
@@ -53,21 +64,25 @@ pub use crate::{
     codec::CodecError,
     config::{ConfigError, ConfigFault, Timing, TtlError},
     error::{
-        AcquireError, ConnectError, Error, ReadError, ReleaseError, RenewError, Result, RevokeError,
-        StartError,
+        AccessError, AcquireError, ConnectError, Error, ReadError, ReleaseError, RenewError, Result,
+        RevokeError, StartError, TransferError, WriteLost,
     },
     holder::{ClosureInfo, HolderInfo, NameReport, WaiterInfo},
     id::{ClusterId, IdError, LeaseId, NodeId},
     lease::{
-        Election, Fence, FenceError, Leader, Leadership, Lease, LeaseRequest, Observer, Released, Watch,
+        Election, Fence, FenceError, Heir, Leader, Leadership, Lease, LeaseRequest, Observer, Released,
+        TransferTo, Transferred, Watch,
     },
     message::{MemberRole, MemberStatus, StatusReport},
     mode::Mode,
     name::{AgentName, Name, NameError},
-    provider::{LeaseGuard, RaftLease, WriteLease, WriteLeaseProvider},
+    provider::{LeaseGuard, LocalLease, RaftLease, WriteLease, WriteLeaseProvider},
     session::{LeaseLost, LossReason},
     storage::StorageError,
     time::{Drift, DriftError, Moment},
     token::Token,
     transport::{BindError, InProcessNetwork},
 };
+
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}

@@ -73,6 +73,12 @@ macro_rules! name_type {
                 Ok(Self(text.into()))
             }
 
+            /// A text of this library's own, known to be one.
+            pub(crate) fn literal(text: &'static str) -> Self {
+                debug_assert!(validate($what, text, $max).is_ok());
+                Self(text.into())
+            }
+
             /// The text.
             #[must_use]
             pub fn as_str(&self) -> &str {

@@ -1,8 +1,15 @@
 //! The seam: the one place through which everything above the transport spawns, sleeps, waits and rolls dice.
 //!
-//! Today it is tokio and the thread's random generator. A simulated cluster replaces what is behind these
-//! functions (and openraft's runtime, which [`crate::raft`] builds on them), and replays a run from a seed.
-//! For that, nothing else may spawn, sleep or select by itself: `clippy.toml` bans it.
+//! | file | what lives there |
+//! | --- | --- |
+//! | `runtime/real.rs` | tokio, and the operating system's randomness: what every build without the feature `chaos` is |
+//! | `runtime/world.rs` | what a simulation must be able to do, and which one runs on this thread |
+//! | `runtime/switch.rs` | the one inside of a simulation, the other outside |
+//! | `runtime/watch.rs` | tokio's `watch` with an order of wakes that replays |
+//!
+//! A simulated cluster replays a run from a seed. For that, nothing else may spawn, sleep or select by itself:
+//! `clippy.toml` bans it. What needs no runtime comes from `tokio::sync` directly: it wakes in the order of arrival, and
+//! knows neither time nor dice. `watch` is the exception.
 
 use std::{
     future::{Future, poll_fn},
@@ -11,54 +18,23 @@ use std::{
     time::Duration,
 };
 
-use rand::Rng as _;
+mod real;
+#[cfg(feature = "chaos")]
+mod switch;
+#[cfg(feature = "chaos")]
+pub(crate) mod watch;
+#[cfg(feature = "chaos")]
+pub(crate) mod world;
 
-/// A spawned task. Dropping the handle leaves the task running.
-pub(crate) type Task<T> = tokio::task::JoinHandle<T>;
-
-/// Starts a task on the current runtime.
-#[expect(clippy::disallowed_methods, reason = "this is the seam")]
-pub(crate) fn spawn<F>(future: F) -> Task<F::Output>
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    tokio::spawn(future)
-}
-
-/// Spawns on the runtime on which it was made, from any thread: a lease may be dropped where no runtime runs.
-#[derive(Debug, Clone)]
-pub(crate) struct Spawner(tokio::runtime::Handle);
-
-impl Spawner {
-    /// For the current runtime.
-    pub(crate) fn current() -> Self {
-        Self(tokio::runtime::Handle::current())
-    }
-
-    /// Starts a task. Once the runtime is shut down, the task is dropped unpolled.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.spawn(task);
-    }
-}
-
-/// Runs work that blocks (a file, a database that opens) where it blocks no other task.
-#[expect(clippy::disallowed_methods, reason = "this is the seam")]
-pub(crate) fn spawn_blocking<F, T>(work: F) -> Task<T>
-where
-    F: FnOnce() -> T + Send + 'static,
-    T: Send + 'static,
-{
-    tokio::task::spawn_blocking(work)
-}
-
-/// Waits. On Linux the timer does not count suspend: read the [`Clock`](crate::Clock) again after it.
-#[expect(clippy::disallowed_methods, reason = "this is the seam")]
-pub(crate) async fn sleep(span: Duration) {
-    tokio::time::sleep(span).await;
-}
+#[cfg(not(feature = "chaos"))]
+pub(crate) use self::real::{Spawner, random_u64, random_u128, sleep, spawn, spawn_blocking};
+#[cfg(feature = "chaos")]
+pub(crate) use self::switch::{
+    Instant, JoinError, Spawner, Task, random_u64, random_u128, sleep, spawn, spawn_blocking,
+};
 
 /// A value that tasks wait on. Behind the seam, because the order in which it wakes its waiters must replay.
+#[cfg(not(feature = "chaos"))]
 pub(crate) mod watch {
     pub(crate) use tokio::sync::watch::{Receiver, Sender, channel};
 }
@@ -98,18 +74,25 @@ pub(crate) async fn select2<A: Future, B: Future>(a: A, b: B) -> Either<A::Outpu
     .await
 }
 
-/// 128 random bits, from the operating system's generator by way of the thread's.
-#[expect(clippy::disallowed_methods, reason = "this is the seam")]
-pub(crate) fn random_u128() -> u128 {
-    let mut bytes = [0; 16];
-    rand::rng().fill_bytes(&mut bytes);
-    u128::from_le_bytes(bytes)
-}
+/// Dice that fall as their seed says, on every machine and in every version: splitmix64 (Steele, Lea and Flood, 2014).
+/// For what must replay; never for ids that others must not guess.
+#[derive(Debug, Clone)]
+pub(crate) struct Dice(u64);
 
-/// 64 random bits.
-#[expect(clippy::disallowed_methods, reason = "this is the seam")]
-pub(crate) fn random_u64() -> u64 {
-    rand::rng().next_u64()
+impl Dice {
+    /// Dice with this seed.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next 64 bits.
+    pub(crate) fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
 }
 
 /// A random span between the two, both included: for back-off, so that agents don't knock in step.

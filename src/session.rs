@@ -39,17 +39,18 @@ const LONGEST_PAUSES_PER_TTL: u32 = 6;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LossReason {
-    /// No renewal was answered for the whole ttl: no majority of agents was in reach, or this process stood still.
+    /// No renewal succeeded for the whole ttl: no majority of agents (or not the provider) was in reach, or this process
+    /// stood still.
     #[error(
-        "no renewal was answered within its ttl of {ttl:?}; check that this agent reaches a majority of the others (and was not suspended), then acquire it anew"
+        "no renewal was answered within its ttl of {ttl:?}; check that this process reaches a majority of the agents, or whoever else grants it (and was not suspended), then acquire it anew"
     )]
     ExpiredWithoutContact {
         /// The ttl of the lease.
         ttl: Duration,
     },
-    /// The leader answered a renewal, and said that the lease had ended.
+    /// Whoever granted it, the leader of the agents for one, answered a renewal, and said that the lease had ended.
     #[error(
-        "the leader had ended it already when a renewal came: its ttl had run out there, or it was released by its lease id from elsewhere; acquire it anew, with a longer ttl if this recurs"
+        "it had ended already, where it was granted, when a renewal came: its ttl had run out there, or it was released by its lease id from elsewhere; acquire it anew, with a longer ttl if this recurs"
     )]
     ExpiredInContact,
     /// It was revoked by hand.
@@ -86,6 +87,9 @@ pub enum LossReason {
     /// The client in this process was closed, and nothing renews its leases.
     #[error("the client in this process was closed; connect again and acquire it anew")]
     ClientClosed,
+    /// The [`Access`](crate::Access) that it was acquired through was closed, and released it.
+    #[error("the access that it was acquired through was closed; open another one and acquire it anew")]
+    AccessClosed,
     /// Its holder released it.
     #[error("it was released; acquire it anew")]
     Released,
@@ -107,18 +111,26 @@ pub struct LeaseLost {
 /// One lease as its holder sees it.
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
-    ttl: Duration,
+    /// In nanoseconds: a `Duration` takes twice as much, and there may be a hundred thousand sessions.
+    ttl: u64,
     drift: Drift,
     /// When the acquire or renewal was sent that succeeded, the latest of them.
     sent: Moment,
-    deadline: Moment,
     /// When to send the next renewal.
     next: Moment,
     /// Attempts that failed since the last success.
     failures: u32,
     /// The largest reading so far.
     largest: Moment,
-    ended: Option<LossReason>,
+    /// Boxed because most sessions have not ended.
+    ended: Option<Box<LossReason>>,
+}
+
+impl LossReason {
+    /// Whether the holder ended it, and did not lose it.
+    pub(crate) fn is_by_will(&self) -> bool {
+        matches!(self, Self::Released | Self::AccessClosed)
+    }
 }
 
 impl Session {
@@ -127,15 +139,19 @@ impl Session {
     /// It may have run out already: [`check`](Self::check) it before it is handed to anyone.
     pub(crate) fn granted(sent: Moment, ttl: Duration, drift: Drift) -> Self {
         Self {
-            ttl,
+            ttl: u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX),
             drift,
             sent,
-            deadline: sent + drift.shorten(ttl),
             next: sent + ttl / RENEWALS_PER_TTL,
             failures: 0,
             largest: sent,
             ended: None,
         }
+    }
+
+    /// How long it lives without a renewal.
+    pub(crate) fn ttl(&self) -> Duration {
+        Duration::from_nanos(self.ttl)
     }
 
     /// Is it held at `now`? A reading at the deadline or below an earlier one ends it.
@@ -145,21 +161,18 @@ impl Session {
     pub(crate) fn check(&mut self, now: Moment) -> Result<(), &LossReason> {
         if self.ended.is_none() {
             if now < self.largest {
-                self.ended = Some(LossReason::ClockWentBack { from: self.largest, to: now });
-            } else if now >= self.deadline {
-                self.ended = Some(LossReason::ExpiredWithoutContact { ttl: self.ttl });
+                self.end(LossReason::ClockWentBack { from: self.largest, to: now });
+            } else if now >= self.deadline() {
+                self.end(LossReason::ExpiredWithoutContact { ttl: self.ttl() });
             }
             self.largest = self.largest.max(now);
         }
-        match &self.ended {
-            None => Ok(()),
-            Some(reason) => Err(reason),
-        }
+        self.ended().map_or(Ok(()), Err)
     }
 
     /// How long it is still held at `now` without a renewal; nothing once it has ended.
     pub(crate) fn remaining(&mut self, now: Moment) -> Duration {
-        if self.check(now).is_err() { Duration::ZERO } else { self.deadline.since(now) }
+        if self.check(now).is_err() { Duration::ZERO } else { self.deadline().since(now) }
     }
 
     /// A renewal sent at `sent` succeeded, as is known at `now`. Never moves the deadline backwards.
@@ -170,8 +183,7 @@ impl Session {
         self.saw(sent);
         if self.check(now).is_ok() && sent > self.sent {
             self.sent = sent;
-            self.deadline = self.deadline.max(sent + self.drift.shorten(self.ttl));
-            self.next = sent + self.ttl / RENEWALS_PER_TTL;
+            self.next = sent + self.ttl() / RENEWALS_PER_TTL;
             self.failures = 0;
         }
         self.check(now)
@@ -181,22 +193,22 @@ impl Session {
     /// next attempt is a little later, with pauses that grow from ttl/48 to ttl/6, and shrink again towards the
     /// deadline.
     pub(crate) fn renewal_failed(&mut self, now: Moment) {
-        let first = self.ttl / FIRST_PAUSES_PER_TTL;
+        let first = self.ttl() / FIRST_PAUSES_PER_TTL;
         let grown = first * (1 << self.failures.min(8));
-        let half_of_what_is_left = self.deadline.since(now) / 2;
-        let pause = grown.min(self.ttl / LONGEST_PAUSES_PER_TTL).min(half_of_what_is_left).max(first);
+        let half_of_what_is_left = self.deadline().since(now) / 2;
+        let pause = grown.min(self.ttl() / LONGEST_PAUSES_PER_TTL).min(half_of_what_is_left).max(first);
         self.failures = self.failures.saturating_add(1);
         self.next = now + pause;
     }
 
     /// When to send the next renewal; `None` when it would come too late, or the lease has ended.
     pub(crate) fn next_renewal(&self) -> Option<Moment> {
-        (self.ended.is_none() && self.next < self.deadline).then_some(self.next)
+        (self.ended.is_none() && self.next < self.deadline()).then_some(self.next)
     }
 
-    /// The moment from which on the lease is lost unless a renewal succeeds.
+    /// The moment from which on the lease is lost unless a renewal succeeds. It grows with `sent`, and never goes back.
     pub(crate) fn deadline(&self) -> Moment {
-        self.deadline
+        self.sent + self.drift.shorten(self.ttl())
     }
 
     /// The lease ends for this reason, unless it has ended before.
@@ -205,14 +217,14 @@ impl Session {
     pub(crate) fn end(&mut self, reason: LossReason) -> bool {
         let news = self.ended.is_none();
         if news {
-            self.ended = Some(reason);
+            self.ended = Some(Box::new(reason));
         }
         news
     }
 
     /// Why it has ended, as far as is known without looking at the clock.
     pub(crate) fn ended(&self) -> Option<&LossReason> {
-        self.ended.as_ref()
+        self.ended.as_deref()
     }
 
     /// The largest reading so far: one below it loses the lease.

@@ -75,6 +75,15 @@ fn every_command_is_run_by_ci_or_by_a_test() {
     assert!(seen >= 10, "only {seen} commands were found");
 }
 
+/// The worked example, as a part of this test: it checks what it tells.
+#[path = "../examples/embedded_database.rs"]
+mod embedded_database;
+
+#[test]
+fn the_worked_example_shows_what_it_tells() {
+    embedded_database::main().unwrap();
+}
+
 /// The README's three processes, started and asked as it says.
 #[cfg(all(feature = "cli", unix))]
 mod three_processes {

@@ -15,7 +15,8 @@ use std::{
 };
 
 use leasehold::{
-    Agent, Error, InProcessNetwork, LeaseGuard, RaftLease, Result, Timing, WriteLease, WriteLeaseProvider,
+    Agent, Error, InProcessNetwork, LeaseGuard, LocalLease, RaftLease, Result, Timing, WriteLease,
+    WriteLeaseProvider,
 };
 
 /// A provider as someone else would write it.
@@ -103,6 +104,27 @@ impl Bench for CustomBench {
     async fn pass(&self, percent_of_ttl: u32) {
         let seconds = foreign::TTL_SECONDS * i64::from(percent_of_ttl) / 100;
         self.0.clock_seconds.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
+
+/// A name that no other test has, in this process, and time that passes for real.
+struct LocalBench;
+
+impl LocalBench {
+    const TTL: Duration = Duration::from_secs(2);
+}
+
+impl Bench for LocalBench {
+    async fn set_up() -> (Self, WriteLease, WriteLease) {
+        static NAMES: AtomicI64 = AtomicI64::new(0);
+        let name = format!("graph-{}.db", NAMES.fetch_add(1, Ordering::SeqCst));
+        let writer = || WriteLease::Custom(Box::new(LocalLease::new(&name).unwrap().ttl(Self::TTL)));
+        (Self, writer(), writer())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the world outside the seam")]
+    async fn pass(&self, percent_of_ttl: u32) {
+        tokio::time::sleep(Self::TTL * percent_of_ttl / 100).await;
     }
 }
 
@@ -202,6 +224,25 @@ mod must {
         a.heartbeat(&copy).await.unwrap_err();
     }
 
+    /// Whichever comes first: both done, nothing has come to life again.
+    pub(crate) async fn not_be_revived_by_a_heartbeat_beside_the_release<B: Bench>() {
+        let (_bench, a, b) = B::set_up().await;
+        for heartbeat_first in [true, false] {
+            let held = a.acquire().await.unwrap();
+            let copy = LeaseGuard { lease_id: held.lease_id.clone(), expires_at: held.expires_at };
+            let released = if heartbeat_first {
+                futures_util::future::join(a.heartbeat(&copy), a.release(held)).await.1
+            } else {
+                futures_util::future::join(a.release(held), a.heartbeat(&copy)).await.0
+            };
+            released.unwrap();
+            a.heartbeat(&copy).await.unwrap_err();
+            let next = b.acquire().await.unwrap();
+            a.heartbeat(&copy).await.unwrap_err();
+            b.release(next).await.unwrap();
+        }
+    }
+
     pub(crate) async fn refuse_a_foreign_lease_id<B: Bench>() {
         let (_bench, a, b) = B::set_up().await;
         let held = a.acquire().await.unwrap();
@@ -241,7 +282,8 @@ mod must {
 macro_rules! conformance {
     ($kind:ident, $bench:ty) => {
         conformance!($kind, $bench: be_exclusive, be_kept_by_heartbeats, be_freed_by_expiry, be_freed_by_release,
-            not_be_renewed_after_expiry, not_be_renewed_after_release, refuse_a_foreign_lease_id,
+            not_be_renewed_after_expiry, not_be_renewed_after_release,
+            not_be_revived_by_a_heartbeat_beside_the_release, refuse_a_foreign_lease_id,
             bear_a_double_release, outlive_a_dropped_guard_until_expiry);
     };
     ($kind:ident, $bench:ty: $($what:ident),*) => {
@@ -255,6 +297,7 @@ macro_rules! conformance {
 }
 
 conformance!(custom_must, super::CustomBench);
+conformance!(local_must, super::LocalBench);
 conformance!(raft_must, super::RaftBench);
 
 /// The token travels beside the guard: the lease id alone finds it.
@@ -301,13 +344,13 @@ async fn a_write_lease_is_a_provider_itself() {
 }
 
 #[tokio::test]
-async fn kinds_without_a_provider_say_what_to_do() {
-    for lease in [WriteLease::Local, WriteLease::DynamoDB { table: "locks".into() }] {
-        let error = lease.acquire().await.unwrap_err();
-        assert!(matches!(error, Error::Unavailable { .. }));
-        assert!(error.to_string().contains("WriteLease::Custom"), "{error}");
-        assert!(error.to_string().starts_with(format!("{lease:?}").split(' ').next().unwrap()), "{error}");
-    }
+async fn a_kind_without_a_provider_says_what_to_do() {
+    let lease = WriteLease::DynamoDB { table: "locks".into() };
+    let error = lease.acquire().await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }));
+    let text = error.to_string();
+    assert!(text.starts_with("WriteLease::DynamoDB (table \"locks\") is not available"), "{text}");
+    assert!(text.contains("cargo feature `dynamodb`") && text.contains("WriteLease::Custom"), "{text}");
 }
 
 #[tokio::test]

@@ -6,11 +6,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-
 use super::{
-    Agent, Handle,
-    founding::{Founding, Plan},
+    Agent,
+    founding::Founding,
+    ground::{Ground, Opened},
     hub::Hub,
     leader::Leader,
     node::Node,
@@ -19,7 +18,6 @@ use super::{
 };
 use crate::{
     clock::{Clock, SystemClock},
-    codec,
     config::{self, ConfigError, ConfigFault, Timing},
     error::StartError,
     id::NodeId,
@@ -29,10 +27,10 @@ use crate::{
     raft::Consensus,
     replica::Replica,
     runtime::{self, watch},
-    storage::{DataDir, DiskJournal, Journal, MemoryJournal, Options, Recovered, StorageError},
+    storage::{Journal, Recovered},
     table::Holder,
     tasks::Tasks,
-    transport::{Identity, InProcessNetwork, Role, Settings, TcpTransport, Transport},
+    transport::{Identity, InProcessNetwork, Role, Transport},
 };
 
 /// An expiry, or one attempt at a request, may take so many of the longest election timeouts.
@@ -57,11 +55,10 @@ pub struct Builder {
     listen: Option<String>,
     advertise: Option<String>,
     founders: Vec<String>,
-    data_dir: Option<PathBuf>,
     timing: Timing,
     start_within: Option<Duration>,
     clock: Arc<dyn Clock>,
-    network: Option<InProcessNetwork>,
+    ground: Ground,
 }
 
 impl Builder {
@@ -71,11 +68,10 @@ impl Builder {
             listen: None,
             advertise: None,
             founders: Vec::new(),
-            data_dir: None,
             timing: Timing::default(),
             start_within: None,
             clock: Arc::new(SystemClock),
-            network: None,
+            ground: Ground::default(),
         }
     }
 
@@ -103,7 +99,7 @@ impl Builder {
     /// Without one everything is kept in memory, and each start is a new member. Hazard: a cluster that loses a
     /// majority of such agents at once has lost its leases.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
-        self.data_dir = Some(path.into());
+        self.ground.data_dir = Some(path.into());
         self
     }
 
@@ -133,7 +129,14 @@ impl Builder {
 
     /// A network inside this process instead of TCP, for tests and demonstrations.
     pub fn network(mut self, network: &InProcessNetwork) -> Self {
-        self.network = Some(network.clone());
+        self.ground.network = Some(network.clone());
+        self
+    }
+
+    /// A simulated network and storage.
+    #[cfg(feature = "chaos")]
+    pub(crate) fn site(mut self, site: Arc<dyn super::Site>) -> Self {
+        self.ground.site = Some(site);
         self
     }
 
@@ -172,10 +175,9 @@ impl Builder {
                 listen,
                 address,
                 founders,
-                data_dir: self.data_dir,
                 timing: self.timing,
                 clock: self.clock,
-                network: self.network,
+                ground: self.ground,
             }),
             _ => Err(ConfigError { faults }),
         }
@@ -204,7 +206,7 @@ impl Builder {
         };
         armed.0 = None;
         match result {
-            Ok(node) => Ok(Agent::of(Arc::new(Handle { node, tasks: starting.tasks.clone() }))),
+            Ok(node) => Ok(Agent::of(node, starting.tasks.clone())),
             Err(error) => {
                 starting.undo().await;
                 Err(error)
@@ -231,10 +233,9 @@ struct Checked {
     listen: String,
     address: String,
     founders: Vec<String>,
-    data_dir: Option<PathBuf>,
     timing: Timing,
     clock: Arc<dyn Clock>,
-    network: Option<InProcessNetwork>,
+    ground: Ground,
 }
 
 /// An agent on its way up: what must be undone if it doesn't get there.
@@ -252,50 +253,6 @@ struct Starting {
     errands: Tasks,
 }
 
-/// What storage has of this member.
-struct Opened {
-    node_id: NodeId,
-    plan: Option<Plan>,
-    journal: Arc<dyn Journal>,
-    recovered: Recovered,
-    keep: super::founding::Keep,
-}
-
-fn open_memory() -> Opened {
-    Opened {
-        node_id: NodeId::from_bits(runtime::random_u64()),
-        plan: None,
-        journal: Arc::new(MemoryJournal::new()),
-        recovered: Recovered::default(),
-        keep: Box::new(|_| Ok(())),
-    }
-}
-
-/// Blocks.
-fn open_disk(path: &std::path::Path, name: &AgentName, new_node_id: NodeId) -> Result<Opened, StorageError> {
-    let directory = Arc::new(DataDir::open(path)?);
-    let identity = directory.load_or_create(new_node_id, name)?;
-    let plan = if identity.founding.is_empty() {
-        None
-    } else {
-        Some(codec::decode(&identity.founding).map_err(|error| StorageError::Corrupted {
-            path: path.join("identity"),
-            detail: format!("its founding plan is unreadable: {error}"),
-        })?)
-    };
-    let (journal, recovered) = DiskJournal::open(&directory, &Options::default())?;
-    let node_id = identity.node_id;
-    let keep = move |plan: &Plan| {
-        let founding = Bytes::from(codec::encode(plan));
-        directory.save(&crate::storage::Identity {
-            cluster_id: Some(plan.cluster),
-            founding,
-            ..identity.clone()
-        })
-    };
-    Ok(Opened { node_id, plan, journal: Arc::new(journal), recovered, keep: Box::new(keep) })
-}
-
 impl Starting {
     /// Takes the port and opens the storage: what can fail at once does.
     async fn new(settings: Checked) -> Result<Self, StartError> {
@@ -305,28 +262,15 @@ impl Starting {
             role: Role::Member,
             agent: settings.name.clone(),
         });
-        let transport: Arc<dyn Transport> = match &settings.network {
-            Some(network) => Arc::new(network.bind(&settings.listen, identity_changes)?),
-            None => {
-                Arc::new(TcpTransport::bind(&settings.listen, identity_changes, Settings::default()).await?)
-            }
-        };
-        let opened = match settings.data_dir.clone() {
-            None => open_memory(),
-            Some(path) => {
-                let (name, new_node_id) = (settings.name.clone(), NodeId::from_bits(runtime::random_u64()));
-                let opened = runtime::spawn_blocking(move || open_disk(&path, &name, new_node_id)).await;
-                let opened = opened.map_err(|_| StartError::Stopped).and_then(|opened| Ok(opened?));
-                match opened {
-                    Ok(opened) => opened,
-                    Err(error) => {
-                        transport.shutdown().await;
-                        return Err(error);
-                    }
+        let transport = settings.ground.bind(&settings.listen, identity_changes).await?;
+        let Opened { node_id, plan, keep, journal, recovered } =
+            match settings.ground.open(&settings.name).await {
+                Ok(opened) => opened,
+                Err(error) => {
+                    transport.shutdown().await;
+                    return Err(error);
                 }
-            }
-        };
-        let Opened { node_id, plan, journal, recovered, keep } = opened;
+            };
         identity.send_modify(|identity| {
             identity.node = Some(node_id);
             identity.cluster = plan.as_ref().map(|plan| plan.cluster);
@@ -341,7 +285,7 @@ impl Starting {
         );
         Ok(Self {
             node_id,
-            durable: settings.data_dir.is_some(),
+            durable: settings.ground.is_durable(),
             settings,
             transport,
             identity,
@@ -361,10 +305,11 @@ impl Starting {
         let hub = Hub::new();
         let recovered = lock(&self.recovered).take().unwrap_or_default();
         let weak: std::sync::Weak<Hub> = Arc::downgrade(&hub);
-        replica.listen(weak);
+        replica.listen(settings.ground.listener(weak));
         let (consensus, past) = Consensus::build(
             self.node_id,
             &timing,
+            settings.ground.compaction(),
             self.transport.clone(),
             self.journal.clone(),
             recovered,
@@ -372,10 +317,7 @@ impl Starting {
         )
         .await
         .map_err(|error| StartError::Recover {
-            dir: settings
-                .data_dir
-                .as_ref()
-                .map_or_else(|| "memory".to_owned(), |dir| dir.display().to_string()),
+            dir: settings.ground.storage_name(),
             detail: error.to_string(),
         })?;
         *lock(&self.consensus) = Some(consensus.clone());

@@ -3,6 +3,7 @@
 //! | file | what lives there |
 //! | --- | --- |
 //! | `builder.rs`, `founding.rs` | starting; how founders become one cluster |
+//! | `ground.rs` | the network and the storage that it stands on |
 //! | `node.rs` | what runs, and who ends it |
 //! | `leader.rs` | deadlines, renewals and expiries, while this node leads |
 //! | `route.rs`, `serve.rs` | requests to the leader, and from others |
@@ -12,6 +13,7 @@ mod builder;
 mod founding;
 #[cfg(test)]
 mod goldens;
+mod ground;
 mod history;
 mod hub;
 mod leader;
@@ -23,6 +25,8 @@ mod watching;
 use std::{fmt, sync::Arc, time::Duration};
 
 pub use self::builder::Builder;
+#[cfg(feature = "chaos")]
+pub(crate) use self::ground::{Site, Storage};
 use self::node::Node;
 use crate::{
     change::Filter,
@@ -69,6 +73,7 @@ pub struct Agent {
 /// What the clones share; its end is the agent's.
 struct Handle {
     node: Arc<Node>,
+    holding: Arc<Holding>,
     tasks: Tasks,
 }
 
@@ -87,8 +92,9 @@ impl Agent {
         Builder::new(name.into())
     }
 
-    fn of(handle: Arc<Handle>) -> Self {
-        Self { handle }
+    fn of(node: Arc<Node>, tasks: Tasks) -> Self {
+        let holding = Arc::new(Holding { renewer: node.renewer.clone(), requester: node.clone() });
+        Self { handle: Arc::new(Handle { node, holding, tasks }) }
     }
 
     fn node(&self) -> &Arc<Node> {
@@ -97,12 +103,7 @@ impl Agent {
 
     /// A lease with options, see [`LeaseRequest`].
     pub fn lease(&self, name: &str) -> LeaseRequest {
-        LeaseRequest::new(self.holding(), name)
-    }
-
-    fn holding(&self) -> Holding {
-        let node = self.node().clone();
-        Holding { renewer: node.renewer.clone(), requester: node }
+        LeaseRequest::new(self.handle.holding.clone(), name)
     }
 
     /// An election for the office of this name.
@@ -110,7 +111,7 @@ impl Agent {
     /// # Errors
     /// [`NameError`] when it can't be a name.
     pub fn election(&self, name: &str) -> Result<Election, NameError> {
-        Ok(Election::new(self.holding(), Name::new(name)?))
+        Ok(Election::new(self.handle.holding.clone(), Name::new(name)?))
     }
 
     /// Acquires a lease on the name, waiting for its turn, first come first served. It is kept alive in the background.
@@ -211,7 +212,8 @@ impl Agent {
     }
 
     /// Revokes the lease on the name in favour of a waiter of this agent, who has it next instead of the first in the
-    /// queue. Otherwise as [`revoke`](Self::revoke); its holder is told [`LossReason::Transferred`].
+    /// queue. Otherwise as [`revoke`](Self::revoke); its holder is told [`LossReason::Transferred`]. A holder hands its
+    /// own lease over with [`Lease::transfer`], which leaves no gap.
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke), and [`RevokeError::NoSuchWaiter`], [`RevokeError::Several`].

@@ -24,6 +24,7 @@ use crate::{
     config::Timing,
     error::{AcquireError, ReadError, RevokeError},
     holder::{HolderInfo, NameReport},
+    id::NodeId,
     lease::{Election, Holding, Lease, LeaseRequest, Renewer, Requester as _, Watch, by_hand},
     message::{Failure, Request, Response, StatusReport},
     name::{AgentName, Name, NameError},
@@ -64,15 +65,15 @@ pub struct Client {
 /// What the clones share; its end is the client's.
 struct Handle {
     line: Arc<Line>,
-    renewer: Arc<Renewer>,
+    holding: Arc<Holding>,
     tasks: Tasks,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
         if !self.tasks.is_stopping() {
-            let (line, renewer) = (self.line.clone(), self.renewer.clone());
-            self.tasks.spawn_apart(async move { line.close(&renewer).await });
+            let (line, holding) = (self.line.clone(), self.holding.clone());
+            self.tasks.spawn_apart(async move { line.close(&holding.renewer).await });
         }
     }
 }
@@ -86,7 +87,8 @@ impl Client {
     fn new(line: Arc<Line>, tasks: Tasks) -> Self {
         let renewer = Renewer::new(line.clock().clone());
         tasks.spawn(renewer.clone().run(line.clone()));
-        Self { handle: Arc::new(Handle { line, renewer, tasks }) }
+        let holding = Arc::new(Holding { requester: line.clone(), renewer });
+        Self { handle: Arc::new(Handle { line, holding, tasks }) }
     }
 
     fn line(&self) -> &Arc<Line> {
@@ -95,11 +97,7 @@ impl Client {
 
     /// A lease with options, see [`LeaseRequest`].
     pub fn lease(&self, name: &str) -> LeaseRequest {
-        LeaseRequest::new(self.holding(), name)
-    }
-
-    fn holding(&self) -> Holding {
-        Holding { renewer: self.handle.renewer.clone(), requester: self.line().clone() }
+        LeaseRequest::new(self.handle.holding.clone(), name)
     }
 
     /// An election for the office of this name.
@@ -107,7 +105,7 @@ impl Client {
     /// # Errors
     /// [`NameError`] when it can't be a name.
     pub fn election(&self, name: &str) -> Result<Election, NameError> {
-        Ok(Election::new(self.holding(), Name::new(name)?))
+        Ok(Election::new(self.handle.holding.clone(), Name::new(name)?))
     }
 
     /// Acquires a lease on the name, waiting for its turn, first come first served. It is kept alive in the background.
@@ -165,7 +163,8 @@ impl Client {
     }
 
     /// Revokes the lease on the name in favour of a waiter of this agent, who has it next instead of the first in the
-    /// queue. Otherwise as [`revoke`](Self::revoke); its holder is told [`LossReason::Transferred`].
+    /// queue. Otherwise as [`revoke`](Self::revoke); its holder is told [`LossReason::Transferred`]. A holder hands its
+    /// own lease over with [`Lease::transfer`], which leaves no gap.
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke), and [`RevokeError::NoSuchWaiter`], [`RevokeError::Several`].
@@ -251,6 +250,18 @@ impl Client {
         }
     }
 
+    /// The name under which others see its leases.
+    #[must_use]
+    pub fn name(&self) -> &AgentName {
+        &self.line().holder().agent
+    }
+
+    /// The id that it drew when it connected: by it, its own leases and places are told from those of others of its name.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.line().holder().node
+    }
+
     /// The addresses that it was given.
     #[must_use]
     pub fn addresses(&self) -> &[String] {
@@ -267,7 +278,7 @@ impl Client {
     /// and every task of it ends. Any number may call it; all wait. Dropping the future leaves what was begun half done:
     /// let it finish.
     pub async fn close(&self) {
-        self.line().close(&self.handle.renewer).await;
+        self.line().close(&self.handle.holding.renewer).await;
     }
 }
 

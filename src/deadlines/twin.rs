@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use std::collections::BTreeMap;
 
 fn drift() -> Drift {
     Drift::from_ppm(10_000).unwrap()

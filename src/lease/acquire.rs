@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Lease, held::Held, renewer::Renewer, requester::Requester};
+use super::{Grant, Lease, held::Held, renewer::Renewer, requester::Requester};
 use crate::{
     config::TtlError,
     error::AcquireError,
@@ -40,8 +40,7 @@ const AWAIT_AT_MOST: Duration = Duration::from_secs(5);
 /// How long to wait after the cluster said that this agent's view of the log is too old.
 const TOO_OLD_PAUSE: Duration = Duration::from_millis(50);
 
-/// What every lease of an agent or client shares.
-#[derive(Clone)]
+/// What every lease of an agent or client shares: one value, so that each lease has one pointer for it.
 pub(crate) struct Holding {
     pub(crate) requester: Arc<dyn Requester>,
     pub(crate) renewer: Arc<Renewer>,
@@ -59,7 +58,7 @@ pub(crate) struct Holding {
 /// | [`lock_delay`](Self::lock_delay) | none | how long the name stays closed to others after an expiry |
 #[must_use = "nothing is asked for until acquire() or try_acquire() is awaited"]
 pub struct LeaseRequest {
-    holding: Holding,
+    holding: Arc<Holding>,
     name: Result<Name, NameError>,
     ttl: Option<Duration>,
     wait_at_most: Option<Duration>,
@@ -70,7 +69,7 @@ pub struct LeaseRequest {
 }
 
 impl LeaseRequest {
-    pub(crate) fn new(holding: Holding, name: &str) -> Self {
+    pub(crate) fn new(holding: Arc<Holding>, name: &str) -> Self {
         Self {
             holding,
             name: Name::new(name),
@@ -198,7 +197,7 @@ impl From<TtlError> for AcquireError {
 
 /// A checked request under way.
 struct Spec {
-    holding: Holding,
+    holding: Arc<Holding>,
     name: Name,
     ttl: Duration,
     ttl_ms: u64,
@@ -351,8 +350,9 @@ impl Spec {
         abandon.keep();
         let requester = &self.holding.requester;
         let session = Session::granted(sent, self.ttl, requester.timing().clock_drift_max);
-        let held = Held::new(self.name.clone(), token, requester.clock().clone(), session);
-        Lease::new(self.holding.clone(), id, self.ttl, Arc::new(held), self.renewed)
+        let held = Held::new(requester.clock().clone(), session);
+        let grant = Grant { name: self.name.clone(), id, token };
+        Lease::new(self.holding.clone(), grant, Arc::new(held), self.renewed)
     }
 
     /// The renewal without which no waited-for lease is returned.

@@ -4,7 +4,7 @@
 //! in its queue, who observes watches its name. [`Leadership::is_leader`] is the lease's own `check`: it can't be true
 //! past the deadline, however long the network has been silent.
 
-use std::{fmt, future::Future};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long a question about the leader is asked.
-const READ_AT_MOST: std::time::Duration = std::time::Duration::from_secs(10);
+const READ_AT_MOST: Duration = Duration::from_secs(10);
 
 /// One office, and those who stand for it; made by [`Agent::election`](crate::Agent::election) and
 /// [`Client::election`](crate::Client::election). Cheap to clone.
@@ -41,12 +41,12 @@ const READ_AT_MOST: std::time::Duration = std::time::Duration::from_secs(10);
 /// ```
 #[derive(Clone)]
 pub struct Election {
-    holding: Holding,
+    holding: Arc<Holding>,
     name: Name,
 }
 
 impl Election {
-    pub(crate) fn new(holding: Holding, name: Name) -> Self {
+    pub(crate) fn new(holding: Arc<Holding>, name: Name) -> Self {
         Self { holding, name }
     }
 
@@ -177,6 +177,12 @@ impl Leadership {
     #[must_use]
     pub fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// The lease, to be handed over to another candidate, for one: [`Lease::transfer`].
+    #[must_use]
+    pub fn into_lease(self) -> Lease {
+        self.lease
     }
 
     /// Gives the office up, and waits until the next candidate has it, if there is one.

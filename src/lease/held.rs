@@ -1,25 +1,25 @@
 //! What a [`Lease`](crate::Lease) and its renewer share: a [`Session`] that any thread can ask at any time.
 //!
 //! The session is the specification and, behind a mutex, the authority. `check` is asked before every guarded write,
-//! so a lease that is held answers from three atomic words of its own, with one reading of the clock: no lock, no
+//! so a lease that is held answers from two atomic words of its own, with one reading of the clock: no lock, no
 //! allocation. Only when these words say *not held* is the session asked, once, under its lock; so every end is
 //! decided there, happens once and has one reason (rule L10).
 //!
 //! # Why the words can be trusted
 //!
-//! - `over` is set, under the lock, by whatever ends the session. Whoever reads it unset may be a moment ahead of an
-//!   end by will (a release, a revocation); it can't be ahead of the deadline, which is its own to find.
 //! - `deadline` is the session's, written under the lock; it only grows. Read *after* the clock, it is at least what
 //!   it was when the reading was taken; a value that is behind makes the session decide, never the caller believe.
+//! - Whatever ends the session makes it [`OVER`], under the lock and for ever: no reading is before that. Whoever reads
+//!   the value before may be a moment ahead of an end by will (a release, a revocation); it can't be ahead of the
+//!   deadline, which is its own to find.
 //! - `largest` is read *before* the clock. What another thread has published there it had read from the clock
 //!   before; so a monotonic clock can't show less now, and if it does it went back. (Comparing with the previous
 //!   value of a `fetch_max` made after the reading would accuse the clock whenever two threads overtake each other.)
 
 use std::{
-    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -28,106 +28,105 @@ use tokio::sync::Notify;
 
 use crate::{
     clock::Clock,
-    name::Name,
     runtime,
-    session::{LeaseLost, LossReason, Session},
+    session::{LossReason, Session},
     time::Moment,
-    token::Token,
 };
 
 /// The longest that [`Held::lost`] sleeps between two looks at the clock: the timer doesn't count suspend, the clock
 /// does, so this is how late a suspended machine tells of a loss after it woke.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+/// The deadline of what has ended.
+const OVER: u64 = 0;
 
-/// One lease in hand, shared between its handle, its renewer and those who wait for its loss.
+/// One lease in hand, shared between its handle, its renewer and those who wait for its loss. What it is on, its owner
+/// knows.
 pub(crate) struct Held {
-    name: Name,
-    token: Token,
     clock: Arc<dyn Clock>,
-    over: AtomicBool,
+    /// In nanoseconds; [`OVER`] once it has ended.
     deadline: AtomicU64,
+    /// The largest reading, in nanoseconds.
     largest: AtomicU64,
-    session: Mutex<Session>,
-    ended: Notify,
+    inner: Mutex<Inner>,
+}
+
+/// What is behind the lock.
+struct Inner {
+    session: Session,
+    /// Who waits for the end listens to it; `None` until somebody does, since for most leases nobody does.
+    ended: Option<Arc<Notify>>,
 }
 
 impl Held {
-    /// The lease on this name, with this token, as `session` has it from here on.
-    pub(crate) fn new(name: Name, token: Token, clock: Arc<dyn Clock>, session: Session) -> Self {
+    /// The lease as `session` has it from here on, on this clock.
+    pub(crate) fn new(clock: Arc<dyn Clock>, session: Session) -> Self {
         Self {
-            name,
-            token,
             clock,
-            over: AtomicBool::new(session.ended().is_some()),
-            deadline: AtomicU64::new(session.deadline().as_nanos()),
+            deadline: AtomicU64::new(deadline_of(&session)),
             largest: AtomicU64::new(session.largest().as_nanos()),
-            session: Mutex::new(session),
-            ended: Notify::new(),
+            inner: Mutex::new(Inner { session, ended: None }),
         }
     }
 
-    /// What the lease is on.
-    pub(crate) fn name(&self) -> &Name {
-        &self.name
+    /// The clock that it runs out by.
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
     }
 
-    /// Its fencing token.
-    pub(crate) fn token(&self) -> Token {
-        self.token
+    /// How long it lives without a renewal.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.lock().session.ttl()
     }
 
     /// Is it held now? No network, no lock while it is.
     ///
     /// # Errors
-    /// [`LeaseLost`] with the reason for which it ended, the same at every call.
-    pub(crate) fn check(&self) -> Result<(), LeaseLost> {
-        if !self.over.load(Ordering::Acquire) {
-            let seen = self.largest.load(Ordering::Acquire);
-            let now = self.clock.now().as_nanos();
-            self.largest.fetch_max(now, Ordering::AcqRel);
-            if now >= seen && now < self.deadline.load(Ordering::Acquire) {
-                return Ok(());
-            }
-            return self.decide(Moment::from_nanos(seen), Moment::from_nanos(now));
+    /// The reason for which it ended, the same at every call.
+    pub(crate) fn check(&self) -> Result<(), LossReason> {
+        let seen = self.largest.load(Ordering::Acquire);
+        let now = self.clock.now().as_nanos();
+        self.largest.fetch_max(now, Ordering::AcqRel);
+        if now >= seen && now < self.deadline.load(Ordering::Acquire) {
+            return Ok(());
         }
-        self.as_the_session_says(&self.lock())
+        self.decide(Moment::from_nanos(seen), Moment::from_nanos(now))
     }
 
     /// How long it is still held without a renewal; nothing once it has ended.
     pub(crate) fn remaining(&self) -> Duration {
-        let mut session = self.lock();
-        let now = self.read_for(&mut session);
-        let remaining = session.remaining(now);
-        self.publish(&session);
+        let mut inner = self.lock();
+        let now = self.read_for(&mut inner.session);
+        let remaining = inner.session.remaining(now);
+        self.publish(&inner);
         remaining
     }
 
     /// A renewal succeeded that was sent at `sent`, on this lease's clock.
     ///
     /// # Errors
-    /// [`LeaseLost`] when it had ended before the answer was here: the answer changes nothing then.
-    pub(crate) fn renewed(&self, sent: Moment) -> Result<(), LeaseLost> {
-        let mut session = self.lock();
+    /// The reason, when it had ended before the answer was here: the answer changes nothing then.
+    pub(crate) fn renewed(&self, sent: Moment) -> Result<(), LossReason> {
+        let mut inner = self.lock();
         self.largest.fetch_max(sent.as_nanos(), Ordering::AcqRel);
-        let now = self.read_for(&mut session);
+        let now = self.read_for(&mut inner.session);
         // What it answers is read from the session below.
-        let _ = session.renewed(sent, now);
-        self.publish(&session);
-        self.as_the_session_says(&session)
+        let _ = inner.session.renewed(sent, now);
+        self.publish(&inner);
+        as_it_says(&inner.session)
     }
 
     /// An attempt to renew failed, or was not answered.
     pub(crate) fn renewal_failed(&self) {
-        let mut session = self.lock();
-        session.renewal_failed(self.clock.now());
+        let mut inner = self.lock();
+        inner.session.renewal_failed(self.clock.now());
     }
 
     /// When to send the next renewal; `None` when it would come too late, or the lease has ended.
     pub(crate) fn next_renewal(&self) -> Option<Moment> {
-        self.lock().next_renewal()
+        self.lock().session.next_renewal()
     }
 
-    /// The moment from which on the lease is lost unless a renewal succeeds.
+    /// The moment from which on the lease is lost unless a renewal succeeds; the clock's zero once it has ended.
     pub(crate) fn deadline(&self) -> Moment {
         Moment::from_nanos(self.deadline.load(Ordering::Acquire))
     }
@@ -136,20 +135,21 @@ impl Held {
     ///
     /// True if it ended for the reason given.
     pub(crate) fn end(&self, reason: LossReason) -> bool {
-        let mut session = self.lock();
-        let now = self.read_for(&mut session);
-        let news = session.check(now).is_ok() && session.end(reason);
-        self.publish(&session);
+        let mut inner = self.lock();
+        let now = self.read_for(&mut inner.session);
+        let news = inner.session.check(now).is_ok() && inner.session.end(reason);
+        self.publish(&inner);
         news
     }
 
     /// Resolves when the lease has ended, by its own timer if nobody else finds out. Every caller gets the reason.
     ///
     /// Cancel-safe: dropping the future changes nothing.
-    pub(crate) async fn lost(&self) -> LeaseLost {
+    pub(crate) async fn lost(&self) -> LossReason {
         loop {
+            let ended = Arc::clone(self.lock().ended.get_or_insert_default());
             // Made before the look: an end between the two wakes it.
-            let ended = self.ended.notified();
+            let ended = ended.notified();
             if let Err(lost) = self.check() {
                 return lost;
             }
@@ -170,48 +170,44 @@ impl Held {
     }
 
     #[cold]
-    fn decide(&self, seen: Moment, now: Moment) -> Result<(), LeaseLost> {
-        let mut session = self.lock();
+    fn decide(&self, seen: Moment, now: Moment) -> Result<(), LossReason> {
+        let mut inner = self.lock();
         if now < seen {
             // Proof enough, even if the clock has jumped forth again by now.
-            session.end(LossReason::ClockWentBack { from: seen, to: now });
+            inner.session.end(LossReason::ClockWentBack { from: seen, to: now });
         } else {
             // The reading is old by now, and the deadline may have moved: the session takes its own.
-            let now = self.read_for(&mut session);
-            let _ = session.check(now);
+            let now = self.read_for(&mut inner.session);
+            let _ = inner.session.check(now);
         }
-        self.publish(&session);
-        self.as_the_session_says(&session)
+        self.publish(&inner);
+        as_it_says(&inner.session)
     }
 
-    /// Copies what the session decided to where `check` reads it. Called with the session's lock held.
-    fn publish(&self, session: &Session) {
-        self.deadline.store(session.deadline().as_nanos(), Ordering::Release);
-        if session.ended().is_some() && !self.over.swap(true, Ordering::AcqRel) {
-            self.ended.notify_waiters();
-        }
-    }
-
-    fn as_the_session_says(&self, session: &Session) -> Result<(), LeaseLost> {
-        match session.ended() {
-            None => Ok(()),
-            Some(reason) => {
-                Err(LeaseLost { name: self.name.clone(), token: self.token, reason: reason.clone() })
+    /// Copies what the session decided to where `check` reads it.
+    fn publish(&self, inner: &Inner) {
+        let deadline = deadline_of(&inner.session);
+        if self.deadline.swap(deadline, Ordering::AcqRel) != OVER && deadline == OVER {
+            // Whoever begins to listen after this takes the lock after this, and finds that it is over.
+            if let Some(ended) = &inner.ended {
+                ended.notify_waiters();
             }
         }
     }
 
     /// A thread that panicked with the lock held left a session that is whole: each of its calls ends in a state
     /// that it could have stopped in.
-    fn lock(&self) -> MutexGuard<'_, Session> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held").field("name", &self.name).field("token", &self.token).finish_non_exhaustive()
-    }
+fn deadline_of(session: &Session) -> u64 {
+    if session.ended().is_some() { OVER } else { session.deadline().as_nanos() }
+}
+
+fn as_it_says(session: &Session) -> Result<(), LossReason> {
+    session.ended().map_or(Ok(()), |reason| Err(reason.clone()))
 }
 
 #[cfg(test)]

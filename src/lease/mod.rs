@@ -4,6 +4,7 @@
 //! implement each in its own way.
 
 mod acquire;
+mod agenda;
 mod attempts;
 pub(crate) mod by_hand;
 mod election;
@@ -11,6 +12,7 @@ mod fence;
 mod held;
 mod renewer;
 mod requester;
+mod transfer;
 mod watch;
 
 use std::{
@@ -36,6 +38,7 @@ pub use self::{
     acquire::LeaseRequest,
     election::{Election, Leader, Leadership, Observer},
     fence::{Fence, FenceError},
+    transfer::{Heir, TransferTo, Transferred},
     watch::Watch,
 };
 use crate::{
@@ -64,14 +67,21 @@ const RELEASE_AT_MOST: Duration = Duration::from_secs(10);
 /// Time can't protect a write by a process that is paused between `check` and the write: hand
 /// [`token`](Self::token) to the protected resource, and let a [`Fence`] there refuse older ones.
 pub struct Lease {
-    holding: Holding,
-    id: LeaseId,
-    ttl: Duration,
+    holding: Arc<Holding>,
+    grant: Grant,
     held: Arc<Held>,
     /// Not given back yet.
     open: AtomicBool,
     /// Whether dropping it gives it back.
     released_by_drop: bool,
+}
+
+/// What was granted.
+#[derive(Clone)]
+pub(crate) struct Grant {
+    pub(crate) name: Name,
+    pub(crate) id: LeaseId,
+    pub(crate) token: Token,
 }
 
 /// What became of a lease that was released.
@@ -84,33 +94,42 @@ pub enum Released {
 }
 
 impl Lease {
-    pub(crate) fn new(holding: Holding, id: LeaseId, ttl: Duration, held: Arc<Held>, renewed: bool) -> Self {
-        holding.renewer.keep(id, ttl, &held, renewed);
-        Self { holding, id, ttl, held, open: AtomicBool::new(true), released_by_drop: true }
+    pub(crate) fn new(holding: Arc<Holding>, grant: Grant, held: Arc<Held>, renewed: bool) -> Self {
+        holding.renewer.keep(grant.id, &held, renewed);
+        Self { holding, grant, held, open: AtomicBool::new(true), released_by_drop: true }
+    }
+
+    /// What it shares with those who watch over it.
+    pub(crate) fn held(&self) -> &Arc<Held> {
+        &self.held
+    }
+
+    fn loss(&self, reason: LossReason) -> LeaseLost {
+        LeaseLost { name: self.grant.name.clone(), token: self.grant.token, reason }
     }
 
     /// What the lease is on.
     #[must_use]
     pub fn name(&self) -> &Name {
-        self.held.name()
+        &self.grant.name
     }
 
     /// The lease id: a secret, whoever knows it can release the lease.
     #[must_use]
     pub fn id(&self) -> LeaseId {
-        self.id
+        self.grant.id
     }
 
     /// The fencing token: larger than that of every earlier grant (rule L2).
     #[must_use]
     pub fn token(&self) -> Token {
-        self.held.token()
+        self.grant.token
     }
 
     /// How long the lease lives without a renewal.
     #[must_use]
     pub fn ttl(&self) -> Duration {
-        self.ttl
+        self.held.ttl()
     }
 
     /// How long it is still held without another renewal, by this process's own clock; zero once it is lost.
@@ -130,13 +149,13 @@ impl Lease {
     /// # Errors
     /// [`LeaseLost`] with the reason, the same at every call.
     pub fn check(&self) -> Result<(), LeaseLost> {
-        self.held.check()
+        self.held.check().map_err(|reason| self.loss(reason))
     }
 
     /// Resolves when the lease is lost, at the deadline at the latest (a suspended machine tells within 1 s of
     /// waking). Cancel-safe; any number of tasks may wait.
     pub async fn lost(&self) -> LeaseLost {
-        self.held.lost().await
+        self.loss(self.held.lost().await)
     }
 
     /// Runs the future while the lease is held, and drops it at the moment of loss.
@@ -162,16 +181,13 @@ impl Lease {
         self.check()?;
         let requester = &self.holding.requester;
         let sent = requester.clock().now();
-        let answered = requester.ask(&Request::Renew { leases: vec![self.id] }, self.ttl / 3).await;
+        let request = Request::Renew { leases: vec![self.grant.id] };
+        let answered = requester.ask(&request, self.ttl() / 3).await;
         match answered.response {
             Response::Renewed(verdicts) => match verdicts.into_iter().next() {
-                Some(Verdict::Extended) => Ok(self.held.renewed(sent)?),
-                Some(Verdict::Gone(Gone::Revoked(revocation))) => {
-                    self.held.end((&revocation).into());
-                    Ok(self.check()?)
-                }
-                _ => {
-                    self.held.end(LossReason::ExpiredInContact);
+                Some(Verdict::Extended) => Ok(self.held.renewed(sent).map_err(|reason| self.loss(reason))?),
+                verdict => {
+                    self.held.end(loss_of(verdict));
                     Ok(self.check()?)
                 }
             },
@@ -204,26 +220,38 @@ impl Lease {
 
     /// See [`release`](Self::release).
     pub(crate) async fn give_back(&self) -> Result<Released, ReleaseError> {
-        let name = self.name().clone();
-        let Some(release) = self.close() else {
-            return match self.held.check() {
-                Err(lost) => Ok(Released::WasLost(lost)),
-                Ok(()) => Ok(Released::Released),
-            };
-        };
+        match self.close() {
+            Some(release) => self.sent(release).await.map(|()| Released::Released),
+            None => Ok(self.check().map_or_else(Released::WasLost, |()| Released::Released)),
+        }
+    }
+
+    /// Gives back what its session has ended by will already: whoever shares [`held`](Self::held) did that.
+    pub(crate) async fn give_back_ended(&self) -> Result<(), ReleaseError> {
+        if !self.open.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.holding.renewer.forget(&self.grant.id);
+        self.sent(self.request_release()).await
+    }
+
+    /// Waits for a release, which goes on in the background if this future is dropped.
+    async fn sent(
+        &self,
+        release: impl Future<Output = Result<(), Failure>> + Send + 'static,
+    ) -> Result<(), ReleaseError> {
+        let (name, ttl) = (self.grant.name.clone(), self.ttl());
         let (tell, told) = tokio::sync::oneshot::channel();
         self.holding.requester.spawn(Box::pin(async move {
             let _ = tell.send(release.await);
         }));
         match told.await {
-            Ok(Ok(())) => Ok(Released::Released),
+            Ok(Ok(())) => Ok(()),
             Ok(Err(Failure::Refused(detail))) => Err(ReleaseError::Refused { name, detail }),
-            Ok(Err(failure)) => {
-                Err(ReleaseError::Unknown { name, ttl: self.ttl, detail: failure.to_string() })
-            }
+            Ok(Err(failure)) => Err(ReleaseError::Unknown { name, ttl, detail: failure.to_string() }),
             Err(_) => {
                 let detail = "the agent in this process has stopped".to_owned();
-                Err(ReleaseError::Unknown { name, ttl: self.ttl, detail })
+                Err(ReleaseError::Unknown { name, ttl, detail })
             }
         }
     }
@@ -235,22 +263,34 @@ impl Lease {
         }
         // Before the request leaves: from then on another may be granted it (rule L1).
         let was_held = self.held.end(LossReason::Released);
-        self.holding.renewer.forget(&self.id);
-        let (requester, lease_id) = (self.holding.requester.clone(), self.id);
-        was_held.then_some(async move {
+        self.holding.renewer.forget(&self.grant.id);
+        was_held.then(|| self.request_release())
+    }
+
+    fn request_release(&self) -> impl Future<Output = Result<(), Failure>> + Send + use<> {
+        let (requester, lease_id) = (self.holding.requester.clone(), self.grant.id);
+        async move {
             match requester.ask(&Request::Release { lease_id }, RELEASE_AT_MOST).await.response {
                 Response::Outcome(_) => Ok(()),
                 Response::Failed(failure) => Err(failure),
                 other => Err(Failure::Unknown(format!("an answer that fits no release: {other:?}"))),
             }
-        })
+        }
+    }
+}
+
+/// What a verdict other than "extended" says of a lease.
+fn loss_of(verdict: Option<Verdict>) -> LossReason {
+    match verdict {
+        Some(Verdict::Gone(Gone::Revoked(revocation))) => (&revocation).into(),
+        _ => LossReason::ExpiredInContact,
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.released_by_drop {
-            self.holding.renewer.forget(&self.id);
+            self.holding.renewer.forget(&self.grant.id);
             return;
         }
         if let Some(release) = self.close() {
@@ -268,7 +308,7 @@ impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")
             .field("name", self.name())
-            .field("id", &self.id)
+            .field("id", &self.grant.id)
             .field("token", &self.token())
             .finish_non_exhaustive()
     }

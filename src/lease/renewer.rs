@@ -5,16 +5,20 @@
 //! deadline of each lease; what the holder may believe is decided by its session alone, never here.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use tokio::sync::Notify;
 
-use super::{held::Held, requester::Requester};
+use super::{
+    agenda::{Agenda, Taken},
+    held::Held,
+    requester::Requester,
+};
 use crate::{
     clock::Clock,
+    dense::Dense,
     id::LeaseId,
     limits::RENEW_MAX,
     message::{Gone, Request, Response, Verdict},
@@ -26,10 +30,10 @@ use crate::{
 
 /// While nothing is due, the task looks at the clock this often: the timer doesn't count suspend, the clock does.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
-/// A renewal that is due within this part of its ttl rides along with one that is due now.
-const RIDE_ALONG_PER_TTL: u32 = 12;
-/// A place in a queue is renewed when this part of its ttl has passed, as a lease is.
+/// A place in a queue is renewed when this part of its ttl has passed, as a lease is …
 const RENEWALS_PER_TTL: u32 = 3;
+/// … and tried again after this part of it.
+const PAUSES_PER_TTL: u32 = 12;
 /// One attempt may take this part of the shortest ttl among its leases, within the bounds below.
 const ATTEMPT_PER_TTL: u32 = 6;
 const ATTEMPT_MIN: Duration = Duration::from_millis(100);
@@ -44,38 +48,61 @@ pub(crate) struct Renewer {
 
 #[derive(Default)]
 struct State {
-    kept: BTreeMap<LeaseId, Kept>,
+    kept: Dense<LeaseId, Kept>,
     /// When each is due, unless it is on its way or not renewed here.
-    queue: BTreeSet<(Moment, LeaseId)>,
+    agenda: Agenda,
+    /// How many messages were begun: the number of the last one.
+    messages: u64,
+    /// How many attempts to hand leases over were begun.
+    attempts: u64,
     /// When the task means to look again; what is due later need not wake it.
     looks_at: Moment,
     /// Revoked leases, whose holders have been told: they are given back, so that the next waiter gets its turn.
     give_back: Vec<LeaseId>,
 }
 
+/// As small as it can be: an agent may keep a hundred thousand leases alive.
 struct Kept {
     what: What,
-    ttl: Duration,
-    /// When it began to be kept: a verdict on what was asked before that is not about it.
-    since: Moment,
-    /// Its place in the queue.
-    at: Option<Moment>,
+    next: Next,
+}
+
+/// Where it stands with its next renewal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// None is meant to come.
+    Idle,
+    /// It is in the agenda.
+    Due(Moment),
+    /// It is in the message of this number: another message's verdict is not about it.
+    Asked(u64),
 }
 
 enum What {
     /// A lease in hand. Weak: who drops the lease ends the renewals.
     Lease { held: Weak<Held>, renewed: bool },
-    /// A place in a queue. Nobody believes in it, so no clock of this process ends it: it is kept alive until the
-    /// leader says that it is gone. A new leader starts its deadline afresh, however long there was none.
-    Place { next: Moment, lost: watch::Sender<bool> },
+    /// A place in a queue. Boxed because it is rare.
+    Queued(Box<Queued>),
+}
+
+/// A place in a queue. Nobody believes in it, so no clock of this process ends it: it is kept alive until the leader
+/// says that it is gone. A new leader starts its deadline afresh, however long there was none.
+struct Queued {
+    ttl: Duration,
+    next: Moment,
+    lost: watch::Sender<bool>,
 }
 
 impl Kept {
-    fn next(&self) -> Option<Moment> {
+    /// When to renew it, if it is to be renewed, and its ttl.
+    fn wants(&self) -> Option<(Moment, Duration)> {
         match &self.what {
             What::Lease { renewed: false, .. } => None,
-            What::Lease { held, .. } => held.upgrade().and_then(|held| held.next_renewal()),
-            What::Place { next, .. } => Some(*next),
+            What::Lease { held, .. } => {
+                let held = held.upgrade()?;
+                Some((held.next_renewal()?, held.ttl()))
+            }
+            What::Queued(place) => Some((place.next, place.ttl)),
         }
     }
 
@@ -87,7 +114,7 @@ impl Kept {
                     let _ = held.renewed(sent);
                 }
             }
-            What::Place { next, .. } => *next = sent + self.ttl / RENEWALS_PER_TTL,
+            What::Queued(place) => place.next = sent + place.ttl / RENEWALS_PER_TTL,
         }
     }
 
@@ -98,7 +125,7 @@ impl Kept {
                     held.renewal_failed();
                 }
             }
-            What::Place { next, .. } => *next = now + self.ttl / RIDE_ALONG_PER_TTL,
+            What::Queued(place) => place.next = now + place.ttl / PAUSES_PER_TTL,
         }
     }
 
@@ -109,8 +136,8 @@ impl Kept {
                     held.end(reason);
                 }
             }
-            What::Place { lost, .. } => {
-                lost.send_replace(true);
+            What::Queued(place) => {
+                place.lost.send_replace(true);
             }
         }
     }
@@ -119,19 +146,16 @@ impl Kept {
 impl State {
     fn requeue(&mut self, id: LeaseId) {
         let Some(kept) = self.kept.get_mut(&id) else { return };
-        if let Some(at) = kept.at.take() {
-            self.queue.remove(&(at, id));
+        if let Next::Due(due) = kept.next {
+            self.agenda.remove(&id, due);
         }
-        if let Some(at) = kept.next() {
-            kept.at = Some(at);
-            self.queue.insert((at, id));
-        }
+        kept.next = kept.wants().map_or(Next::Idle, |(at, ttl)| Next::Due(self.agenda.put(id, at, ttl)));
     }
 
     fn remove(&mut self, id: &LeaseId) -> Option<Kept> {
         let kept = self.kept.remove(id)?;
-        if let Some(at) = kept.at {
-            self.queue.remove(&(at, *id));
+        if let Next::Due(due) = kept.next {
+            self.agenda.remove(id, due);
         }
         Some(kept)
     }
@@ -190,42 +214,55 @@ impl Renewer {
     }
 
     /// Keeps a lease alive, or only listens for its end.
-    pub(super) fn keep(&self, id: LeaseId, ttl: Duration, held: &Arc<Held>, renewed: bool) {
-        self.insert(id, What::Lease { held: Arc::downgrade(held), renewed }, ttl);
+    pub(super) fn keep(&self, id: LeaseId, held: &Arc<Held>, renewed: bool) {
+        self.insert(id, What::Lease { held: Arc::downgrade(held), renewed });
     }
 
     /// Keeps a place in a queue alive until the returned value is dropped; it was asked for at `sent`.
     pub(super) fn wait_in_queue(self: &Arc<Self>, id: LeaseId, ttl: Duration, sent: Moment) -> Place {
         let next = sent + ttl / RENEWALS_PER_TTL;
         let (lost, receiver) = watch::channel(false);
-        self.insert(id, What::Place { next, lost }, ttl);
+        self.insert(id, What::Queued(Box::new(Queued { ttl, next, lost })));
         Place { renewer: self.clone(), id, lost: receiver }
     }
 
-    fn insert(&self, id: LeaseId, what: What, ttl: Duration) {
+    fn insert(&self, id: LeaseId, what: What) {
         let mut state = self.lock();
-        let kept = Kept { what, ttl, since: self.clock.now(), at: None };
         state.remove(&id);
-        state.kept.insert(id, kept);
+        state.kept.insert(id, Kept { what, next: Next::Idle });
         state.requeue(id);
-        if state.queue.first().is_some_and(|(at, _)| *at < state.looks_at) {
+        if state.agenda.first().is_some_and(|at| at < state.looks_at) {
             drop(state);
             self.wake.notify_one();
         }
     }
 
-    /// Renews no more.
-    pub(super) fn forget(&self, id: &LeaseId) {
-        self.lock().remove(id);
+    /// Renews no more. True if it did until now.
+    pub(super) fn forget(&self, id: &LeaseId) -> bool {
+        let forgotten = self.lock().remove(id);
+        forgotten.is_some_and(|kept| !matches!(kept.what, What::Lease { renewed: false, .. }))
+    }
+
+    /// The number of an attempt to hand a lease over: larger than all before.
+    pub(super) fn next_attempt(&self) -> u64 {
+        let mut state = self.lock();
+        state.attempts += 1;
+        state.attempts
     }
 
     /// Every lease ends for this reason: the agent stops. Returns the ids of those that were held.
     pub(crate) fn end_all(&self, reason: &LossReason) -> Vec<LeaseId> {
-        let kept = std::mem::take(&mut *self.lock()).kept;
+        let kept = {
+            let mut state = self.lock();
+            let old = std::mem::take(&mut *state);
+            // The answers of the last messages may still come.
+            state.messages = old.messages;
+            old.kept
+        };
         let mut ids = Vec::new();
-        for (id, kept) in kept {
+        for (id, kept) in kept.iter() {
             kept.end(reason.clone());
-            ids.push(id);
+            ids.push(*id);
         }
         ids
     }
@@ -268,7 +305,7 @@ impl Renewer {
     /// have ended has ended.
     pub(crate) fn replaced(&self, table: &Table) {
         let state = self.lock();
-        for (id, kept) in &state.kept {
+        for (id, kept) in state.kept.iter() {
             if let Standing::Ended(_) = table.state(id) {
                 kept.end(LossReason::ExpiredInContact);
             }
@@ -285,11 +322,10 @@ impl Renewer {
                 }));
             }
             let now = self.clock.now();
-            let due = self.take_due(now);
-            if due.is_empty() {
+            let Some((message, due)) = self.take_due(now) else {
                 let nap = {
                     let mut state = self.lock();
-                    let next = state.queue.first().map(|(at, _)| *at);
+                    let next = state.agenda.first();
                     let nap = next.map(|at| at.since(now).min(LOOK_AT_LEAST_EVERY));
                     state.looks_at = nap.map_or(Moment::NEVER, |nap| now + nap);
                     nap
@@ -299,42 +335,30 @@ impl Renewer {
                     Some(nap) => drop(runtime::select2(self.wake.notified(), runtime::sleep(nap)).await),
                 }
                 continue;
-            }
+            };
             // Its own task: an answer that is lost or late holds up nothing else.
             let (renewer, asking) = (self.clone(), requester.clone());
-            requester.spawn(Box::pin(async move { renewer.send(asking, due).await }));
+            requester.spawn(Box::pin(async move { renewer.send(asking, message, due).await }));
         }
     }
 
-    /// Takes what is due out of the queue, and what will be soon, if anything is due.
-    fn take_due(&self, now: Moment) -> Vec<LeaseId> {
-        let mut state = self.lock();
-        if state.queue.first().is_none_or(|(at, _)| *at > now) {
-            return Vec::new();
-        }
-        let mut due = Vec::new();
-        for (at, id) in &state.queue {
-            let ride_along = state.kept.get(id).map_or(Duration::ZERO, |kept| kept.ttl / RIDE_ALONG_PER_TTL);
-            if *at > now + ride_along || due.len() == RENEW_MAX {
-                break;
-            }
-            due.push(*id);
-        }
-        for id in &due {
-            if let Some(at) = state.kept.get_mut(id).and_then(|kept| kept.at.take()) {
-                state.queue.remove(&(at, *id));
+    /// Takes what is due out of the agenda, for a message of its own.
+    fn take_due(&self, now: Moment) -> Option<(u64, Taken)> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let due = state.agenda.take(now, RENEW_MAX)?;
+        state.messages += 1;
+        for id in &due.ids {
+            if let Some(kept) = state.kept.get_mut(id) {
+                kept.next = Next::Asked(state.messages);
             }
         }
-        due
+        Some((state.messages, due))
     }
 
-    async fn send(&self, requester: Arc<dyn Requester>, ids: Vec<LeaseId>) {
-        let shortest = {
-            let state = self.lock();
-            ids.iter().filter_map(|id| state.kept.get(id)).map(|kept| kept.ttl).min()
-        };
-        let Some(shortest) = shortest else { return };
-        let within = (shortest / ATTEMPT_PER_TTL).clamp(ATTEMPT_MIN, ATTEMPT_MAX);
+    async fn send(&self, requester: Arc<dyn Requester>, message: u64, due: Taken) {
+        let Taken { ids, shortest_ttl } = due;
+        let within = (shortest_ttl / ATTEMPT_PER_TTL).clamp(ATTEMPT_MIN, ATTEMPT_MAX);
         let sent = self.clock.now();
         let answered = requester.ask(&Request::Renew { leases: ids.clone() }, within).await;
         let now = self.clock.now();
@@ -345,32 +369,37 @@ impl Renewer {
                 None
             }
         };
-        self.answered(&ids, verdicts, sent, now);
+        self.answered(message, &ids, verdicts, sent, now);
         self.wake.notify_one();
     }
 
     /// Takes an answer in, or the want of one.
-    fn answered(&self, ids: &[LeaseId], verdicts: Option<Vec<Verdict>>, sent: Moment, now: Moment) {
+    fn answered(
+        &self,
+        message: u64,
+        ids: &[LeaseId],
+        verdicts: Option<Vec<Verdict>>,
+        sent: Moment,
+        now: Moment,
+    ) {
         let mut state = self.lock();
+        // What is gone was forgotten meanwhile; what is in no message, or in another one, was a place in a queue when
+        // it was asked for, and has become a lease since.
+        let is_about = |kept: &Kept| kept.next == Next::Asked(message);
         let Some(verdicts) = verdicts else {
             for id in ids {
-                if let Some(kept) = state.kept.get_mut(id) {
+                if let Some(kept) = state.kept.get_mut(id).filter(|kept| is_about(kept)) {
                     kept.failed(now);
+                    state.requeue(*id);
                 }
-                state.requeue(*id);
             }
             return;
         };
         for (id, verdict) in ids.iter().zip(verdicts) {
-            if state.kept.get(id).is_some_and(|kept| kept.since > sent) {
-                // Its place in the queue was asked for, and it has become a lease since.
-                continue;
-            }
+            let Some(kept) = state.kept.get_mut(id).filter(|kept| is_about(kept)) else { continue };
             match verdict {
                 Verdict::Extended => {
-                    if let Some(kept) = state.kept.get_mut(id) {
-                        kept.renewed(sent);
-                    }
+                    kept.renewed(sent);
                     state.requeue(*id);
                 }
                 Verdict::Gone(Gone::Revoked(revocation)) => {

@@ -4,14 +4,18 @@
 //! provider written elsewhere compiles unchanged, so what is new travels beside the guard and never in it: the
 //! lease id alone is enough to renew, to release, and to look up the fencing token.
 
+mod local;
 mod raft;
 
 use std::fmt;
 
 use async_trait::async_trait;
 
-pub use self::raft::RaftLease;
-use crate::error::{Error, Result};
+pub use self::{local::LocalLease, raft::RaftLease};
+use crate::{
+    error::{Error, Result},
+    token::Token,
+};
 
 /// What a provider grants: the right to write, until it expires.
 ///
@@ -21,7 +25,8 @@ pub struct LeaseGuard {
     /// Identifies the lease to its provider. Whoever knows it can release it: keep it out of logs.
     pub lease_id: String,
     /// When it expires unless it is renewed, by the wall clock of the machine that granted it. For people to see:
-    /// no clock of another machine agrees with it, so renew well before.
+    /// no clock of another machine quite agrees with it, so renew well before. [`Access`](crate::Access) takes the
+    /// length of what a `Custom` provider grants from it: it must not be later than the true end.
     pub expires_at: chrono::DateTime<chrono::Utc>,
 }
 
@@ -56,7 +61,8 @@ pub trait WriteLeaseProvider: Send + Sync {
     ///
     /// # Errors
     /// If the lease has expired, was released, or is not this provider's; it never acquires anew. Other errors (an
-    /// unreachable network) say nothing about the lease: call again until it expires.
+    /// unreachable network) say nothing about the lease: call again until it expires. [`Access`](crate::Access) can tell
+    /// the two apart by [`Error::ForeignGuard`] and [`Error::Lost`]; after any other it tries again.
     async fn heartbeat(&self, guard: &LeaseGuard) -> Result<()>;
 
     /// Releases the lease, so that the next writer need not wait for its expiry. For a graceful shutdown.
@@ -69,11 +75,14 @@ pub trait WriteLeaseProvider: Send + Sync {
 }
 
 /// Where a write lease comes from.
+#[derive(Default)]
 #[non_exhaustive]
 pub enum WriteLease {
-    /// One writer in this process.
+    /// One writer in this process: the lease on [`LocalLease::DEFAULT_NAME`], for 10 s without a heartbeat. Another
+    /// process has its own.
+    #[default]
     Local,
-    /// A DynamoDB table. Reserved: this build has no provider for it.
+    /// A DynamoDB table. Reserved: this version has no provider for it.
     DynamoDB {
         /// The name of the table.
         table: String,
@@ -91,16 +100,29 @@ impl WriteLease {
     /// [`Error::Unavailable`] if this build has none.
     pub fn provider(&self) -> Result<&dyn WriteLeaseProvider> {
         match self {
+            Self::Local => Ok(local::default()),
             Self::Custom(provider) => Ok(provider.as_ref()),
             Self::Raft(lease) => Ok(lease),
-            Self::Local => Err(Error::Unavailable {
-                what: "WriteLease::Local".to_owned(),
-                remedy: "pass a provider of your own in `WriteLease::Custom`",
-            }),
             Self::DynamoDB { table } => Err(Error::Unavailable {
                 what: format!("WriteLease::DynamoDB (table {table:?})"),
-                remedy: "pass a provider that speaks to the table in `WriteLease::Custom`",
+                remedy: "enable the cargo feature `dynamodb` once your version of leasehold has it (this one doesn't yet), or pass a provider that speaks to the table in `WriteLease::Custom`",
             }),
+        }
+    }
+
+    /// The fencing token of a guard, as far as it is known to this process; `None` when the guard is held no more.
+    ///
+    /// Without a network: for `Raft` see [`RaftLease::token`]. A `Custom` provider has none that this could find, unless
+    /// it hands out what a [`LocalLease`] of this process granted; where it has tokens of its own, tell
+    /// [`Access::tokens_from`](crate::Access::tokens_from) how to find them.
+    #[must_use]
+    pub fn token(&self, guard: &LeaseGuard) -> Option<Token> {
+        match self {
+            Self::Local => local::default().token(guard),
+            // 128 random bits: an id that is in this process's registry was granted by it.
+            Self::Custom(_) => local::token(guard),
+            Self::Raft(lease) => lease.token(guard),
+            Self::DynamoDB { .. } => None,
         }
     }
 }

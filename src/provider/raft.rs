@@ -14,7 +14,7 @@ use crate::{
     agent::Agent,
     error::{Error, Result},
     id::LeaseId,
-    lease::Lease,
+    lease::{Lease, LeaseRequest},
     name::Name,
     token::Token,
 };
@@ -28,7 +28,18 @@ use crate::{
 ///
 /// The fencing token travels beside the guard: [`token`](Self::token).
 ///
-/// Clones share the guards that were granted through them.
+/// Clones share the guards that were granted through them. [`Access`](crate::Access) does all of this for its guards.
+///
+/// ```no_run
+/// use leasehold::{Agent, RaftLease, WriteLease, WriteLeaseProvider};
+///
+/// async fn write(agent: &Agent) -> leasehold::Result<()> {
+///     let lease = WriteLease::Raft(RaftLease::new(agent, "orders.db")?);
+///     let guard = lease.acquire().await?;
+///     lease.heartbeat(&guard).await?; // every now and then, well before guard.expires_at
+///     lease.release(guard).await
+/// }
+/// ```
 #[derive(Clone)]
 pub struct RaftLease {
     agent: Agent,
@@ -72,6 +83,19 @@ impl RaftLease {
         }
     }
 
+    /// A lease that is kept alive in the background: for those in this library who can hold one.
+    pub(crate) async fn take(&self) -> Result<Lease> {
+        Ok(self.request().try_acquire().await?)
+    }
+
+    fn request(&self) -> LeaseRequest {
+        let request = self.agent.lease(self.name.as_str());
+        match self.ttl {
+            Some(ttl) => request.ttl(ttl),
+            None => request,
+        }
+    }
+
     fn granted(&self) -> std::sync::MutexGuard<'_, BTreeMap<LeaseId, Arc<Lease>>> {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,13 +117,9 @@ impl RaftLease {
 #[async_trait]
 impl WriteLeaseProvider for RaftLease {
     async fn acquire(&self) -> Result<LeaseGuard> {
-        let mut request = self.agent.lease(self.name.as_str()).without_renewal();
-        if let Some(ttl) = self.ttl {
-            request = request.ttl(ttl);
-        }
         // The guard is all that the caller has: only its release, or its expiry, ends the lease, not what becomes of
         // this value.
-        let lease = request.try_acquire().await?.left_to_expire();
+        let lease = self.request().without_renewal().try_acquire().await?.left_to_expire();
         let guard = LeaseGuard { lease_id: lease.id().reveal(), expires_at: lease.expires_at() };
         let mut granted = self.granted();
         // Guards that were dropped without release have expired by now, or will before the next acquire.

@@ -9,6 +9,8 @@ pub(crate) mod log;
 pub(crate) mod machine;
 pub(crate) mod network;
 mod pipeline;
+#[cfg(feature = "chaos")]
+mod seam;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,7 @@ use self::{
 };
 pub(crate) use self::{
     network::{ReceiveError, Receiver},
+    settings::Compaction,
     types::Member,
 };
 use crate::{
@@ -108,12 +111,13 @@ impl Consensus {
     pub(crate) async fn build(
         node: NodeId,
         timing: &Timing,
+        compaction: Compaction,
         transport: Arc<dyn Transport>,
         journal: Arc<dyn Journal>,
         recovered: Recovered,
         replica: Arc<Replica>,
     ) -> io::Result<(Self, Past)> {
-        let config = settings::of(timing).map_err(io::Error::other)?;
+        let config = settings::of(timing, compaction).map_err(io::Error::other)?;
         let log = Log::new(journal.clone(), recovered)?;
         let past = Past { has_voted: log.has_voted(), has_log: log.has_entries() };
         let machine = Machine::new(journal, replica);

@@ -6,15 +6,26 @@ use openraft::{Config, ConfigError, SnapshotPolicy};
 
 use crate::{config::Timing, limits::ENTRIES_PER_APPEND_MAX};
 
-/// A snapshot is taken after so many entries, and so many are kept behind it for followers that lag a little.
-const ENTRIES_PER_SNAPSHOT: u64 = 20_000;
-const ENTRIES_KEPT: u64 = 2_000;
+/// When a snapshot takes the place of entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Compaction {
+    /// A snapshot is taken after so many entries,
+    pub(crate) entries: u64,
+    /// and so many are kept behind it for followers that lag a little.
+    pub(crate) kept: u64,
+}
+
+impl Default for Compaction {
+    fn default() -> Self {
+        Self { entries: 20_000, kept: 2_000 }
+    }
+}
 
 fn ms(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-pub(super) fn of(timing: &Timing) -> Result<Config, ConfigError> {
+pub(super) fn of(timing: &Timing, compaction: Compaction) -> Result<Config, ConfigError> {
     let election_max = ms(timing.election_timeout_max);
     Config {
         cluster_name: "leasehold".to_owned(),
@@ -23,10 +34,11 @@ pub(super) fn of(timing: &Timing) -> Result<Config, ConfigError> {
         election_timeout_max: election_max,
         install_snapshot_timeout: ms(timing.election_timeout_max * 20),
         max_payload_entries: ENTRIES_PER_APPEND_MAX,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
-        replication_lag_threshold: ENTRIES_PER_SNAPSHOT + ENTRIES_KEPT,
-        purge_batch_size: 1_000,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(compaction.entries),
+        max_in_snapshot_log_to_keep: compaction.kept,
+        replication_lag_threshold: compaction.entries + compaction.kept,
+        // 1,000 as a rule.
+        purge_batch_size: compaction.entries / 20,
         // Followers are sent an entry while the leader's own disk is still busy with it, not a round of the core's
         // loop later. The log's entries are readable before `append` returns, which this relies on.
         broadcast_submitted_on_append: Some(true),

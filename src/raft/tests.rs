@@ -7,7 +7,7 @@ use openraft::{
     testing::log::{StoreBuilder, Suite},
 };
 
-use super::{Consensus, Member, log::Log, machine::Machine, settings, types::Types};
+use super::{Compaction, Consensus, Member, log::Log, machine::Machine, settings, types::Types};
 use crate::{
     AgentName, Timing,
     id::NodeId,
@@ -59,7 +59,7 @@ async fn openrafts_own_suite_on_disk() {
 #[test]
 fn the_settings_that_are_safety() {
     for timing in [Timing::default(), Timing::fast_lan(), Timing::wan()] {
-        let config = settings::of(&timing).unwrap();
+        let config = settings::of(&timing, Compaction::default()).unwrap();
         assert_eq!(config.enable_leader_restore, Some(false));
         assert_eq!(config.enable_pre_vote, Some(true));
         let election_max = u64::try_from(timing.election_timeout_max.as_millis()).unwrap();
@@ -80,8 +80,17 @@ async fn alone(journal: Arc<dyn Journal>, recovered: Recovered) -> (Consensus, A
     let transport: Arc<dyn Transport> = Arc::new(network.bind("a:1", watch::channel(identity).1).unwrap());
     let replica = Replica::new();
     let timing = Timing::fast_lan();
-    let built =
-        Consensus::build(NodeId::from_bits(1), &timing, transport, journal, recovered, replica.clone()).await;
+    let compaction = Compaction::default();
+    let built = Consensus::build(
+        NodeId::from_bits(1),
+        &timing,
+        compaction,
+        transport,
+        journal,
+        recovered,
+        replica.clone(),
+    )
+    .await;
     let (consensus, _) = built.unwrap();
     consensus.run();
     (consensus, replica)

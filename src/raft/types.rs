@@ -4,6 +4,11 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(not(feature = "chaos"))]
+use openraft_rt_tokio::TokioRuntime as Runtime;
+
+#[cfg(feature = "chaos")]
+use super::seam::Runtime;
 use crate::{
     id::NodeId,
     table::{Entry as TableEntry, Outcome},
@@ -42,8 +47,8 @@ openraft::declare_raft_types!(
         NodeId = NodeId,
         Node = Member,
         LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
-        // The seam for time, tasks and channels. A simulated cluster names its own runtime here.
-        AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+        // The seam for time, tasks and channels.
+        AsyncRuntime = Runtime,
 );
 
 /// The log test suite of openraft counts nodes from 0.

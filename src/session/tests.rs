@@ -134,6 +134,8 @@ fn every_reason_names_a_remedy() {
         LossReason::Transferred { to: agent.clone(), by: agent, reason: "maintenance".into() },
         LossReason::ClockWentBack { from: at(2), to: at(1) },
         LossReason::AgentStopped,
+        LossReason::ClientClosed,
+        LossReason::AccessClosed,
         LossReason::Released,
     ];
     for reason in reasons {

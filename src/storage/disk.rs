@@ -120,7 +120,7 @@ impl DiskJournal {
 }
 
 /// The answer after [`Journal::close`].
-pub(super) fn closed() -> io::Error {
+pub(crate) fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the data directory was closed; open it anew")
 }
 

@@ -323,6 +323,10 @@ fn remove_half_snapshots(folder: &Path) -> Result<(), StorageError> {
 
 /// sled's own threads hold its file, and the lock on it, a little longer than its handle lives. Only this process
 /// can hold it: the data directory is locked.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "on a thread of our own, below the seam: nothing simulated waits here"
+)]
 fn wait_until_closed(db_path: &Path) -> Result<(), StorageError> {
     const PAUSE: Duration = Duration::from_millis(1);
     const TRIES: usize = 5_000;
@@ -330,7 +334,6 @@ fn wait_until_closed(db_path: &Path) -> Result<(), StorageError> {
     for _ in 0..TRIES {
         match file.try_lock() {
             Ok(()) => return Ok(()),
-            // A thread of our own, below the seam: nothing simulated waits here.
             Err(TryLockError::WouldBlock) => thread::sleep(PAUSE),
             Err(TryLockError::Error(error)) => return Err(StorageError::io("cannot lock", db_path)(error)),
         }

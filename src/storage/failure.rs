@@ -12,7 +12,7 @@ pub(crate) struct Failure(Mutex<Option<(io::ErrorKind, String)>>);
 
 impl Failure {
     /// Records a failure, unless there was one before. Returns the error to answer with.
-    pub(super) fn record(&self, error: &io::Error) -> io::Error {
+    pub(crate) fn record(&self, error: &io::Error) -> io::Error {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (kind, text) = first.get_or_insert_with(|| {
             tracing::error!(%error, "storage failed; nothing is written any more until the process restarts");
@@ -22,7 +22,7 @@ impl Failure {
     }
 
     /// An error from the first failure on.
-    pub(super) fn check(&self) -> io::Result<()> {
+    pub(crate) fn check(&self) -> io::Result<()> {
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Some((kind, text)) => Err(of(*kind, text)),
             None => Ok(()),
@@ -30,7 +30,7 @@ impl Failure {
     }
 
     /// What the first failure was.
-    pub(super) fn text(&self) -> Option<String> {
+    pub(crate) fn text(&self) -> Option<String> {
         self.check().err().map(|error| error.to_string())
     }
 }

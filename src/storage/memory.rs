@@ -1,11 +1,10 @@
 //! The journal in memory: the same contract, and durable for as long as the value lives.
 //!
 //! Each start of an agent without a data directory is a new member, so nobody relies on what is kept here. It is
-//! kept all the same: [`MemoryJournal::restart`] stands for a member that comes back with its disk, for tests and
-//! for a simulated cluster. Everything happens inline, on the caller's thread, so that a run can be replayed.
+//! kept all the same: [`MemoryJournal::restart`] stands for a member that comes back with its disk, for tests.
+//! Everything happens inline, on the caller's thread.
 
 use std::{
-    collections::VecDeque,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -13,12 +12,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{
-    Done, Failure, Journal,
-    disk::closed,
-    record::Head,
-    writer::{check_append, check_purge, check_truncate},
-};
+use super::{Done, Failure, Journal, content::Content, disk::closed};
 
 /// A journal without a disk.
 #[derive(Debug)]
@@ -31,9 +25,7 @@ pub(crate) struct MemoryJournal {
 
 #[derive(Debug, Default)]
 struct Disk {
-    head: Head,
-    entries: VecDeque<(u64, Bytes)>,
-    snapshot: Option<(Bytes, Bytes)>,
+    content: Content,
     opening: u64,
 }
 
@@ -48,13 +40,7 @@ impl MemoryJournal {
     pub(crate) fn restart(&self) -> (Self, super::Recovered) {
         let mut disk = self.lock();
         disk.opening += 1;
-        let recovered = super::Recovered {
-            vote: disk.head.vote.clone(),
-            committed: disk.head.committed.clone(),
-            purged: disk.head.purged.clone(),
-            entries: disk.entries.iter().cloned().collect(),
-            snapshot: disk.snapshot.clone(),
-        };
+        let recovered = disk.content.recovered();
         let reopened =
             Self { disk: Arc::clone(&self.disk), opening: disk.opening, failure: Failure::default() };
         (reopened, recovered)
@@ -72,73 +58,43 @@ impl MemoryJournal {
         }
         write(&mut disk)
     }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Content) -> T) -> io::Result<T> {
+        self.write(|disk| Ok(change(&mut disk.content)))
+    }
 }
 
 #[async_trait]
 impl Journal for MemoryJournal {
     async fn append(&self, entries: Vec<(u64, Bytes)>, done: Done) -> io::Result<()> {
-        let mut outcome = Ok(());
-        self.write(|disk| {
-            match check_append(&disk.head, disk.head.end, &entries) {
-                Ok(range) => {
-                    if disk.entries.is_empty() {
-                        disk.head.first = range.start;
-                    }
-                    disk.head.end = range.end;
-                    disk.entries.extend(entries);
-                }
-                // As on disk, it is the callback that hears of it.
-                Err(error) => outcome = Err(error),
-            }
-            Ok(())
-        })?;
+        // As on disk, it is the callback that hears of a hole.
+        let outcome = self.change(|content| content.append(entries))?;
         done(outcome);
         Ok(())
     }
 
     async fn save_vote(&self, vote: Bytes) -> io::Result<()> {
-        self.write(|disk| {
-            disk.head.vote = Some(vote);
-            Ok(())
-        })
+        self.change(|content| content.save_vote(vote))
     }
 
     async fn save_committed(&self, committed: Bytes) -> io::Result<()> {
-        self.write(|disk| {
-            disk.head.committed = Some(committed);
-            Ok(())
-        })
+        self.change(|content| content.save_committed(committed))
     }
 
     async fn truncate_after(&self, last: Option<u64>) -> io::Result<()> {
-        self.write(|disk| {
-            let end = check_truncate(&disk.head, last)?.min(disk.head.end);
-            disk.head.end = end;
-            while disk.entries.pop_back_if(|(index, _)| *index >= end).is_some() {}
-            Ok(())
-        })
+        self.change(|content| content.truncate_after(last))?
     }
 
     async fn purge(&self, upto: u64, mark: Bytes) -> io::Result<()> {
-        self.write(|disk| {
-            let Some(first) = check_purge(&disk.head, upto)? else { return Ok(()) };
-            disk.head.first = first;
-            disk.head.end = disk.head.end.max(first);
-            disk.head.purged = Some((upto, mark));
-            while disk.entries.pop_front_if(|(index, _)| *index < first).is_some() {}
-            Ok(())
-        })
+        self.change(|content| content.purge(upto, mark))?
     }
 
     async fn save_snapshot(&self, meta: Bytes, data: Bytes) -> io::Result<()> {
-        self.write(|disk| {
-            disk.snapshot = Some((meta, data));
-            Ok(())
-        })
+        self.change(|content| content.save_snapshot(meta, data))
     }
 
     async fn load_snapshot(&self) -> io::Result<Option<(Bytes, Bytes)>> {
-        self.write(|disk| Ok(disk.snapshot.clone()))
+        self.change(|content| content.snapshot())
     }
 
     async fn close(&self) -> io::Result<()> {

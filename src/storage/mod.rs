@@ -26,6 +26,7 @@
 //! Readers never come here: what the log holds is read once, when it is opened ([`Recovered`]), and kept in memory
 //! by the caller.
 
+mod content;
 mod directory;
 mod disk;
 mod engine;
@@ -49,7 +50,10 @@ use bytes::Bytes;
 #[cfg(any(test, feature = "test-support"))]
 pub(crate) use self::disk::open_for_test;
 pub use self::error::StorageError;
+#[cfg(not(feature = "chaos"))]
 use self::failure::Failure;
+#[cfg(feature = "chaos")]
+pub(crate) use self::{content::Content, disk::closed, failure::Failure};
 pub(crate) use self::{
     directory::DataDir,
     disk::{DiskJournal, Options},

@@ -185,9 +185,9 @@ impl Table {
         let name = slot.map_or(&acquire.name, |(name, _)| name).clone();
         let waiter = Waiter {
             lease_id: acquire.lease_id,
-            holder: acquire.agent.clone(),
+            holder: self.pool.share(&acquire.agent),
             ttl_ms: acquire.ttl_ms,
-            metadata: acquire.metadata.clone(),
+            metadata: acquire.metadata.clone().into(),
             queued_at_index: index,
             mode: acquire.mode,
             lock_delay_ms: acquire.lock_delay_ms,
@@ -351,7 +351,7 @@ impl Table {
             name: name.clone(),
             lease_id: lease.lease_id,
             token,
-            holder: lease.holder.clone(),
+            holder: lease.holder.as_ref().clone(),
             revocation,
         });
         Outcome::Revoked
@@ -370,6 +370,7 @@ impl Table {
         let lease = slot.holders.remove(token)?;
         let expired = reason == EndReason::Expired;
         let Lease { lease_id, holder, revoked, lock_delay_ms, .. } = lease;
+        let holder = holder.as_ref().clone();
         let of_agent = |agent: &AgentName| slot.queue.find(&TransferTo::Agent(agent.clone()));
         let mut heir = revoked.as_ref().and_then(|revocation| of_agent(revocation.heir.as_ref()?));
         let mut closes = expired && lock_delay_ms > 0;
@@ -481,7 +482,8 @@ impl Table {
         self.waiting = self.waiting.saturating_sub(1);
         self.live.remove(&lease_id);
         self.ended.insert(step.index, lease_id, reason.ending());
-        step.events.push(Event::Left { name: name.clone(), lease_id, holder: waiter.holder, reason });
+        let holder = waiter.holder.as_ref().clone();
+        step.events.push(Event::Left { name: name.clone(), lease_id, holder, reason });
     }
 }
 
@@ -539,9 +541,9 @@ fn granted(name: &Name, lease: &Lease, from_queue: bool) -> Event {
         name: name.clone(),
         lease_id: lease.lease_id,
         token: lease.token,
-        holder: lease.holder.clone(),
+        holder: lease.holder.as_ref().clone(),
         ttl_ms: lease.ttl_ms,
         from_queue,
-        metadata: lease.metadata.clone(),
+        metadata: lease.metadata.to_bytes(),
     }
 }

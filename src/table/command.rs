@@ -148,7 +148,7 @@ pub(crate) struct Acquire {
 }
 
 /// Who holds or waits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Holder {
     /// The agent's name, shown to people.
     pub agent: AgentName,

@@ -425,7 +425,7 @@ fn what_no_log_leads_to_is_refused_by_the_invariant_that_it_breaks() {
     assert_eq!(
         broken(|f| {
             f.waiters[0].0 = f.closures[0].0.clone();
-            f.waiters[0].1.holder = f.closures[0].1.holder.clone();
+            f.waiters[0].1.holder = f.closures[0].1.holder.clone().into();
         }),
         2
     );
@@ -447,7 +447,7 @@ fn what_no_log_leads_to_is_refused_by_the_invariant_that_it_breaks() {
     assert_eq!(broken(|f| f.leases[1].1.lock_delay_ms = 1), 6);
     assert_eq!(broken(|f| f.closures[0].1.delay_ms = 0), 6);
     assert_eq!(broken(|f| f.waiters[0].1.ttl_ms = u64::MAX), 6);
-    assert_eq!(broken(|f| f.waiters[0].1.metadata = vec![0; 5_000].into()), 6);
+    assert_eq!(broken(|f| f.waiters[0].1.metadata = Bytes::from(vec![0; 5_000]).into()), 6);
     assert_eq!(broken(|f| f.leases[2].1.granted_at_index = 16), 7);
     assert_eq!(broken(|f| f.closures[0].1.closed_at_index = 16), 7);
     assert_eq!(broken(|f| f.waiters.swap(0, 1)), 7);

@@ -86,8 +86,8 @@ impl Table {
         require(self.live.len() == places, 1, || format!("{} live ids, {places} places", self.live.len()))?;
         let closures = self.closures.len();
         require(closures == closed, 1, || format!("{closures} said to be closed, {closed} are"))?;
-        let undead =
-            self.live.keys().find(|id| self.ended.get(id).is_some() || self.closures.contains_key(id));
+        let mut ids = self.live.iter().map(|(id, _)| id);
+        let undead = ids.find(|id| self.ended.get(id).is_some() || self.closures.contains_key(id));
         require(undead.is_none(), 3, || format!("{undead:?} is live, and has ended"))
     }
 

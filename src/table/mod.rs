@@ -13,6 +13,7 @@
 //! | `event.rs` | what changed, for watchers, sessions and deadlines |
 //! | `holders.rs`, `queue.rs` | those who hold one name, and those who wait for it, in order |
 //! | `ended.rs` | lease ids that are dead for ever, in bounded memory, with the proof |
+//! | `lean.rs` | what keeps a held lease small in memory |
 //! | `snapshot.rs` | the whole table as bytes, and back |
 //! | `invariants.rs` | what must hold after every entry, numbered |
 //!
@@ -50,6 +51,7 @@ mod ended;
 mod event;
 mod holders;
 mod invariants;
+mod lean;
 mod outcome;
 mod queue;
 mod snapshot;
@@ -63,31 +65,32 @@ mod scripts;
 #[cfg(test)]
 mod twin;
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
 use self::{
     command::Single,
-    outcome::{Refusal, SingleOutcome, Successor},
+    outcome::{Refusal, SingleOutcome},
     snapshot::SnapshotError,
 };
 pub(crate) use self::{
     command::{Acquire, Command, Entry, Holder, TransferTo},
     event::{EndReason, Event, LeftReason, Revocation},
     invariants::Violation,
-    outcome::{ClosedBy, Ending, HeldBy, Outcome},
+    outcome::{ClosedBy, Ending, HeldBy, Outcome, Successor},
     queue::Waiter,
 };
 use self::{
     ended::EndedIds,
     holders::Holders,
+    lean::{HolderPool, Metadata},
     queue::{Queue, Ticket},
 };
 use crate::{
     AgentName, LeaseId, Name, Token,
+    dense::Dense,
     limits::{ENDED_IDS_MAX, LEASES_MAX, WAITERS_PER_NAME_MAX},
     mode::Mode,
 };
@@ -97,14 +100,14 @@ use crate::{
 pub(crate) struct Lease {
     /// The acquisition that it was granted to.
     pub lease_id: LeaseId,
-    /// Who holds it.
-    pub holder: Holder,
+    /// Who holds it. Shared with the other leases of the same holder.
+    pub holder: Arc<Holder>,
     /// The grant's token.
     pub token: Token,
     /// How long it lives without a renewal.
     pub ttl_ms: u64,
     /// What the holder wants others to see.
-    pub metadata: Bytes,
+    pub metadata: Metadata,
     /// The log index that granted it.
     pub granted_at_index: u64,
     /// The granting leader's wall clock: for people.
@@ -181,16 +184,19 @@ pub(crate) struct Table {
     applied: u64,
     /// The last token that was granted, or the founding's floor; `None` until the cluster is founded.
     last_token: Option<Token>,
-    /// Every name that is held or closed.
-    names: BTreeMap<Name, Slot>,
+    /// Every name that is held or closed. The slots are boxed because a tree has room for more than it holds, a third
+    /// and more.
+    names: BTreeMap<Name, Box<Slot>>,
     /// Every live lease id. It shares its names' text with `names`.
-    live: BTreeMap<LeaseId, Place>,
+    live: Dense<LeaseId, Place>,
     /// The closed names, by the lease id after whose end each was closed.
     closures: BTreeMap<LeaseId, Name>,
     /// How many wait, in all queues.
     waiting: usize,
     /// Lease ids that are dead for ever.
     ended: EndedIds,
+    /// Who holds or waits, and some who did.
+    pool: HolderPool,
     bounds: Bounds,
 }
 
@@ -216,11 +222,11 @@ impl<'a> LeaseView<'a> {
     pub(crate) fn held_by(&self) -> HeldBy {
         let lease = self.lease;
         HeldBy {
-            holder: lease.holder.clone(),
+            holder: lease.holder.as_ref().clone(),
             token: lease.token,
             since_unix_ms: lease.granted_wall_unix_ms,
             ttl_ms: lease.ttl_ms,
-            metadata: lease.metadata.clone(),
+            metadata: lease.metadata.to_bytes(),
             revoked: lease.revoked.is_some(),
             waiters: self.waiters as u64,
             mode: lease.mode,

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{Bounds, Closure, EndedIds, Lease, Place, Table, Violation, Waiter, outcome::Ending};
 use crate::{
     CodecError, LeaseId, Name, Token,
-    codec::{decode, encode},
+    codec::{append, decode},
     limits::SNAPSHOT_RECORDS_MAX,
 };
 
@@ -28,12 +28,13 @@ const MAGIC: &[u8; 8] = b"LHTABLE\n";
 const LENGTH_BYTES: usize = 4;
 const CHECKSUM_BYTES: usize = 4;
 
-/// Encoded by position: append variants; another header is another variant.
+/// Encoded by position: append variants; another header is another variant. Written, it borrows its parts from the
+/// table; read, it owns them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Record {
+pub(super) enum Record<L = (Name, Lease), W = (Name, Waiter)> {
     Header(Header),
-    Leases(Vec<(Name, Lease)>),
-    Waiters(Vec<(Name, Waiter)>),
+    Leases(Vec<L>),
+    Waiters(Vec<W>),
     Ended(Vec<(u64, LeaseId, Ending)>),
     Closures(Vec<(Name, Closure)>),
 }
@@ -92,6 +93,8 @@ pub(crate) enum SnapshotError {
     Impossible(#[from] Violation),
 }
 
+type Borrowed<'a> = Record<(&'a Name, &'a Lease), (&'a Name, &'a Waiter)>;
+
 impl Table {
     /// The table as bytes.
     pub(crate) fn snapshot(&self) -> Vec<u8> {
@@ -99,7 +102,7 @@ impl Table {
         let counts = self.counts();
         put(
             &mut bytes,
-            &Record::Header(Header {
+            &Borrowed::Header(Header {
                 applied: self.applied,
                 last_token: self.last_token,
                 horizon: self.ended.horizon(),
@@ -109,22 +112,19 @@ impl Table {
                 closed: counts.closed as u64,
             }),
         );
-        let leases = self
-            .names
-            .iter()
-            .flat_map(|(name, slot)| slot.holders.iter().map(|lease| (name.clone(), lease.clone())));
-        put_all(&mut bytes, leases, Record::Leases);
+        let leases =
+            self.names.iter().flat_map(|(name, slot)| slot.holders.iter().map(move |lease| (name, lease)));
+        put_all(&mut bytes, counts.leases, leases, Borrowed::Leases);
         let closures = self
             .names
             .iter()
             .filter_map(|(name, slot)| Some((name.clone(), (**slot.closure.as_ref()?).clone())));
-        put_all(&mut bytes, closures, Record::Closures);
-        let waiters = self
-            .names
-            .iter()
-            .flat_map(|(name, slot)| slot.queue.iter().map(|waiter| (name.clone(), waiter.clone())));
-        put_all(&mut bytes, waiters, Record::Waiters);
-        put_all(&mut bytes, self.ended.iter(), Record::Ended);
+        put_all(&mut bytes, counts.closed, closures, Borrowed::Closures);
+        let waiters =
+            self.names.iter().flat_map(|(name, slot)| slot.queue.iter().map(move |waiter| (name, waiter)));
+        put_all(&mut bytes, counts.waiters, waiters, Borrowed::Waiters);
+        put_all(&mut bytes, counts.ended_ids, self.ended.iter(), Borrowed::Ended);
+        bytes.reserve_exact(CHECKSUM_BYTES);
         let checksum = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&checksum.to_le_bytes());
         bytes
@@ -190,8 +190,9 @@ impl Table {
         Ok(table)
     }
 
-    fn put_lease(&mut self, name: Name, lease: Lease) -> Result<(), SnapshotError> {
+    fn put_lease(&mut self, name: Name, mut lease: Lease) -> Result<(), SnapshotError> {
         let (id, token) = (lease.lease_id, lease.token);
+        lease.holder = self.pool.share(&lease.holder);
         // The table's own copy, so that all who share the name share its text.
         let shared = self.names.get_key_value(&name).map_or(&name, |(name, _)| name).clone();
         if self.live.insert(id, Place::Holds(shared, token)).is_some() {
@@ -215,8 +216,9 @@ impl Table {
         Ok(())
     }
 
-    fn put_waiter(&mut self, name: &Name, waiter: Waiter) -> Result<(), SnapshotError> {
+    fn put_waiter(&mut self, name: &Name, mut waiter: Waiter) -> Result<(), SnapshotError> {
         let id = waiter.lease_id;
+        waiter.holder = self.pool.share(&waiter.holder);
         // The lease's own copy, so that all who share the name share its text.
         let Some(shared) = self.names.get_key_value(name).map(|(name, _)| name.clone()) else {
             return Err(contradiction(format!(
@@ -239,17 +241,38 @@ fn contradiction(detail: impl Into<String>) -> SnapshotError {
     SnapshotError::Contradiction { detail: detail.into() }
 }
 
-fn put(bytes: &mut Vec<u8>, record: &Record) {
-    let record = encode(record);
+fn put(bytes: &mut Vec<u8>, record: &Borrowed<'_>) {
+    let at = bytes.len();
+    bytes.extend_from_slice(&[0; LENGTH_BYTES]);
+    append(record, bytes);
     // A record has at most `SNAPSHOT_RECORDS_MAX` parts of a few KiB: `limits.rs` asserts that it is far below 4 GiB.
-    bytes.extend_from_slice(&(record.len() as u32).to_le_bytes());
-    bytes.extend_from_slice(&record);
+    let length = (bytes.len() - at - LENGTH_BYTES) as u32;
+    if let Some(stored) = bytes[at..].first_chunk_mut() {
+        *stored = length.to_le_bytes();
+    }
 }
 
-fn put_all<T>(bytes: &mut Vec<u8>, parts: impl Iterator<Item = T>, record: impl Fn(Vec<T>) -> Record) {
-    let mut parts = parts.peekable();
-    while parts.peek().is_some() {
-        put(bytes, &record(parts.by_ref().take(SNAPSHOT_RECORDS_MAX).collect()));
+/// Puts `count` parts into as many records as it takes.
+fn put_all<'a, T>(
+    bytes: &mut Vec<u8>,
+    count: usize,
+    mut parts: impl Iterator<Item = T>,
+    record: impl Fn(Vec<T>) -> Borrowed<'a>,
+) {
+    let (before, mut done) = (bytes.len(), 0);
+    loop {
+        let some: Vec<T> = parts.by_ref().take(SNAPSHOT_RECORDS_MAX).collect();
+        if some.is_empty() {
+            return;
+        }
+        done += some.len();
+        put(bytes, &record(some));
+        // Room for the rest, should it be like what came so far: to double tens of megabytes takes twice of them, and
+        // what is not used is never touched.
+        let rest = (bytes.len() - before) / done * count.saturating_sub(done);
+        if bytes.capacity() - bytes.len() < rest {
+            bytes.reserve_exact(rest + rest / 8);
+        }
     }
 }
 

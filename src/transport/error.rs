@@ -244,29 +244,29 @@ impl std::fmt::Display for RejectCode {
 
 /// How far a call has come: what to say of it when its time is up, or this side shuts down.
 #[derive(Debug, Default)]
-pub(super) struct Stage(AtomicU8);
+pub(crate) struct Stage(AtomicU8);
 
 impl Stage {
     const QUEUEING: u8 = 1;
     const SENT: u8 = 2;
 
     /// It has no connection (any more), and nothing of it was sent.
-    pub(super) fn connecting(&self) {
+    pub(crate) fn connecting(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 
     /// It has a connection, and waits for its turn.
-    pub(super) fn queueing(&self) {
+    pub(crate) fn queueing(&self) {
         self.0.store(Self::QUEUEING, Ordering::Relaxed);
     }
 
     /// From here on it may have happened.
-    pub(super) fn sent(&self) {
+    pub(crate) fn sent(&self) {
         self.0.store(Self::SENT, Ordering::Relaxed);
     }
 
     /// Its time is up.
-    pub(super) fn timed_out(&self, within: Duration) -> Result<Unanswered, NotSent> {
+    pub(crate) fn timed_out(&self, within: Duration) -> Result<Unanswered, NotSent> {
         match self.0.load(Ordering::Relaxed) {
             Self::SENT => Ok(Unanswered::TimedOut { within }),
             Self::QUEUEING => Err(NotSent::QueueFull { within }),
@@ -275,7 +275,7 @@ impl Stage {
     }
 
     /// This side shuts down.
-    pub(super) fn shut_down(&self) -> Result<Unanswered, NotSent> {
+    pub(crate) fn shut_down(&self) -> Result<Unanswered, NotSent> {
         match self.0.load(Ordering::Relaxed) {
             Self::SENT => Ok(Unanswered::ShutDown),
             _ => Err(NotSent::ShutDown),

@@ -19,22 +19,18 @@ use bytes::Bytes;
 use tokio::sync::{
     OwnedSemaphorePermit, Semaphore,
     oneshot::{self, error::TryRecvError},
-    watch,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::faults::{Fate, Fault, Faults};
 use super::{
-    Caller, Handler, Identity, Lane, Method, Peer, Transport,
-    error::{BindError, CallError, NotSent, RejectCode, Stage, Unanswered, request_bytes_max, tame},
-    frame::Frame,
-    handshake, pipe,
+    Handler, Identity, Lane, Method, Peer, Transport,
+    error::{BindError, CallError, NotSent, Stage, Unanswered},
+    local::{Greeted, check_size, conclude, nobody_listens, told_wait},
+    pipe,
     serving::{self, Answer, Running},
 };
-use crate::{
-    id::NodeId,
-    runtime::{self, Either, select2, sleep, timeout},
-};
+use crate::runtime::{self, Either, select2, sleep, watch};
 
 /// A network inside one process, for tests, demonstrations and simulations: make one, and hand it to several agents.
 ///
@@ -226,11 +222,7 @@ struct End {
 /// What stands for a connection.
 #[derive(Clone)]
 struct Pipe {
-    caller: Arc<Caller>,
-    /// The node that answers.
-    host: Option<NodeId>,
-    /// As whom the two greeted each other.
-    greeted_as: (Identity, Identity),
+    greeted: Greeted,
     flight: Arc<Semaphore>,
     /// Resolves when the last request has begun, so that the next one doesn't overtake it.
     last: Arc<Mutex<Option<oneshot::Receiver<()>>>>,
@@ -271,37 +263,17 @@ impl End {
 
     /// The pipe from a caller to this end, with greetings made anew when one of the two has changed.
     fn pipe(&self, from: &Self, lane: Lane, handler: &dyn Handler) -> Result<Pipe, NotSent> {
-        let greeted_as = (from.identity.borrow().clone(), self.identity.borrow().clone());
+        let (caller, host) = (from.identity.borrow().clone(), self.identity.borrow().clone());
         let place = (from.address.clone(), lane);
         let before = lock(&self.pipes).get(&place).cloned();
-        if let Some(pipe) = before.filter(|pipe| pipe.greeted_as == greeted_as) {
+        if let Some(pipe) = before.filter(|pipe| pipe.greeted.holds(&caller, &host)) {
             return Ok(pipe);
         }
-        let (theirs, ours) = &greeted_as;
-        let malformed = |text: handshake::Malformed| NotSent::Handshake { detail: text.0 };
-        let hello = handshake::hello(theirs, lane);
-        let (head, body) = handshake::Head::split(&hello).map_err(malformed)?;
-        let rejected = |code, text| NotSent::Rejected { code, text };
-        let (caller, version) = handshake::receive(ours, &head, body, &from.address)
-            .map_err(|rejection| rejected(rejection.code, rejection.text))?;
-        handler.admit(&caller).map_err(|refusal| rejected(RejectCode::Caller, refusal.text))?;
-        let welcome = handshake::welcome(ours, version);
-        let (head, body) = handshake::Head::split(&welcome).map_err(malformed)?;
-        let host = handshake::conclude(theirs, &head, body)?;
-        let pipe = Pipe {
-            caller: Arc::new(caller),
-            host: host.node,
-            greeted_as,
-            flight: pipe::flight(),
-            last: Arc::new(Mutex::new(None)),
-        };
+        let greeted = Greeted::now(&caller, &from.address, lane, &host, handler)?;
+        let pipe = Pipe { greeted, flight: pipe::flight(), last: Arc::new(Mutex::new(None)) };
         lock(&self.pipes).insert(place, pipe.clone());
         Ok(pipe)
     }
-}
-
-fn nobody_listens() -> NotSent {
-    NotSent::Unreachable { detail: "nobody listens there".to_owned() }
 }
 
 /// An agent's, or a client's, end of an [`InProcessNetwork`].
@@ -344,17 +316,12 @@ impl InProcessTransport {
         let Some(host) = lock(&network.ends).get(&to.address).cloned() else { return Err(nobody_listens()) };
         let handler = host.handler().await?;
         let pipe = host.pipe(from, lane, &*handler)?;
-        if let Some(expected) = to.node
-            && pipe.host != Some(expected)
-        {
-            return Err(NotSent::WrongNode { expected, found: pipe.host });
-        }
+        pipe.greeted.check(to)?;
         stage.queueing();
         let slot = pipe::room(&pipe.flight, pipe::units(payload.len())).await;
         let slot = slot.map_err(|_| NotSent::ShutDown)?;
-        // The wait as it is on the wire, in whole milliseconds.
-        let within = Frame::request(method, 0, within, Bytes::new()).within();
-        let running = serving::run(handler, Arc::clone(&pipe.caller), method, payload, within);
+        let within = told_wait(method, within);
+        let running = serving::run(handler, Arc::clone(&pipe.greeted.caller), method, payload, within);
         stage.sent();
 
         let (begun, next) = oneshot::channel();
@@ -470,29 +437,10 @@ impl Transport for InProcessTransport {
         payload: Bytes,
         within: Duration,
     ) -> Result<Bytes, CallError> {
-        let address = || to.address.clone();
-        if payload.len() > request_bytes_max() {
-            return Err(CallError::Oversized { address: address(), bytes: payload.len() });
-        }
+        check_size(to, &payload)?;
         let stage = Stage::default();
-        let attempt = timeout(within, self.attempt(to, lane, method, payload, within, &stage));
-        let ended = match select2(self.end.stop.cancelled(), attempt).await {
-            Either::First(()) => stage.shut_down().map(Err),
-            Either::Second(Ok(ended)) => ended,
-            Either::Second(Err(_)) => stage.timed_out(within).map(Err),
-        };
-        match ended {
-            Ok(Ok(Answer::Response(response))) => Ok(response),
-            Ok(Ok(Answer::Refusal(mut refusal))) => {
-                refusal.text = tame(&refusal.text);
-                Err(CallError::Refused { address: address(), refusal })
-            }
-            Ok(Ok(Answer::Failed(detail))) => {
-                Err(CallError::Unknown { address: address(), reason: Unanswered::Failed { detail } })
-            }
-            Ok(Err(reason)) => Err(CallError::Unknown { address: address(), reason }),
-            Err(reason) => Err(CallError::NotSent { address: address(), reason }),
-        }
+        let attempt = self.attempt(to, lane, method, payload, within, &stage);
+        conclude(to, within, &self.end.stop, &stage, attempt).await
     }
 
     async fn shutdown(&self) {

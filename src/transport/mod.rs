@@ -29,9 +29,10 @@
 mod error;
 mod frame;
 mod handshake;
+pub(crate) mod local;
 mod memory;
-mod pipe;
-mod serving;
+pub(crate) mod pipe;
+pub(crate) mod serving;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,10 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+#[cfg(feature = "chaos")]
+pub(crate) use self::error::Stage;
+#[cfg(any(test, feature = "chaos"))]
+pub(crate) use self::error::{NotSent, Unanswered};
 pub use self::{error::BindError, memory::InProcessNetwork};
 pub(crate) use self::{
     error::{CallError, Refusal},
@@ -48,7 +53,7 @@ pub(crate) use self::{
 };
 #[cfg(test)]
 pub(crate) use self::{
-    error::{NotSent, RejectCode, Unanswered, request_bytes_max},
+    error::{RejectCode, request_bytes_max},
     memory::InProcessTransport,
 };
 use crate::{

@@ -19,12 +19,12 @@ use crate::{
 };
 
 /// How much of what may be in flight, or queued, a payload takes up. See [`FLIGHT_UNIT_BYTES`].
-pub(super) fn units(payload_bytes: usize) -> u32 {
+pub(crate) fn units(payload_bytes: usize) -> u32 {
     u32::try_from(1 + payload_bytes / FLIGHT_UNIT_BYTES).unwrap_or(u32::MAX)
 }
 
 /// What may be in flight on a connection: [`REQUESTS_IN_FLIGHT_MAX`] units.
-pub(super) fn flight() -> Arc<Semaphore> {
+pub(crate) fn flight() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX))
 }
 
@@ -32,7 +32,7 @@ pub(super) fn flight() -> Arc<Semaphore> {
 ///
 /// Where there is room it doesn't wait at all, not even for the scheduler's sake: a call that is polled first, is sent
 /// first.
-pub(super) async fn room(of: &Arc<Semaphore>, units: u32) -> Result<OwnedSemaphorePermit, Closed> {
+pub(crate) async fn room(of: &Arc<Semaphore>, units: u32) -> Result<OwnedSemaphorePermit, Closed> {
     match Arc::clone(of).try_acquire_many_owned(units) {
         Ok(room) => Ok(room),
         Err(TryAcquireError::Closed) => Err(Closed),
@@ -55,7 +55,7 @@ pub(super) struct Outbox {
 
 /// The connection has ended; nothing was queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Closed;
+pub(crate) struct Closed;
 
 impl Outbox {
     /// A queue, and the end for [`write_frames`].

@@ -20,7 +20,7 @@ use crate::runtime::timeout;
 
 /// What became of a request that was begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Response(Bytes),
     Refusal(Refusal),
     /// It was begun, and its outcome can't be told.
@@ -28,10 +28,10 @@ pub(super) enum Answer {
 }
 
 /// A request that runs. `None` when its caller's time is up: nobody waits for the answer.
-pub(super) type Running = Pin<Box<dyn Future<Output = Option<Answer>> + Send>>;
+pub(crate) type Running = Pin<Box<dyn Future<Output = Option<Answer>> + Send>>;
 
 /// Makes the future that runs one request. It does nothing before its first poll.
-pub(super) fn run(
+pub(crate) fn run(
     handler: Arc<dyn Handler>,
     caller: Arc<Caller>,
     method: Method,
@@ -62,6 +62,6 @@ pub(super) fn run(
 ///
 /// This is what keeps the order of arrival: each request is begun here, by the one task that reads them; only what is
 /// not ready at once moves to a task of its own.
-pub(super) async fn begin(running: &mut Running) -> Poll<Option<Answer>> {
+pub(crate) async fn begin(running: &mut Running) -> Poll<Option<Answer>> {
     poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx))).await
 }

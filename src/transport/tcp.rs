@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::Semaphore,
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     limits::{CONNECTIONS_MAX, HANDSHAKES_MAX},
-    runtime::{self, timeout},
+    runtime::{self, timeout, watch},
 };
 
 /// How patient a TCP transport is. All of it is about noticing and recovering; no lease rule depends on it.

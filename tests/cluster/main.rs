@@ -10,6 +10,7 @@
 mod election;
 mod failures;
 mod fixture;
+mod known_bugs;
 mod leases;
 mod sharing;
 mod starting;

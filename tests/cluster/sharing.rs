@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use leasehold::{
     AcquireError, AgentName, ChangeKind, Clock as _, EndKind, LossReason, Mode, RevokeError, SystemClock,
+    TransferError, TransferTo,
 };
 
 use crate::fixture::{Cluster, soon, until};
@@ -185,6 +186,68 @@ async fn a_lease_is_handed_over_by_hand_to_the_waiter_that_is_named() {
     assert_eq!(cluster.agents[2].revoke("y", "all of you").await.unwrap().len(), 2);
     for lease in &shared {
         soon("word of it", lease.lost()).await;
+    }
+    cluster.stop_all().await;
+}
+
+/// The heir's lease begins in the entry that ends the holder's: a watcher sees nothing in between, nor does anyone who
+/// tries. Without such a waiter the lease comes back, as good as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_hands_its_lease_over_without_a_gap() {
+    let mut cluster = Cluster::in_process(3).await;
+    let two = AgentName::new("agent-2").unwrap();
+    let lease = cluster.agents[0].acquire("x").await.unwrap();
+    let (id, token) = (lease.id(), lease.token());
+    let back = lease.transfer(two.clone()).await.unwrap_err();
+    let TransferError::NoSuchWaiter { to, lease, .. } = back else { panic!("{back}") };
+    assert_eq!((to, lease.id(), lease.token()), (TransferTo::Agent(two.clone()), id, token));
+    lease.check().unwrap();
+    lease.renew().await.unwrap();
+
+    let first = tokio::spawn(cluster.agents[1].lease("x").acquire());
+    cluster.until_waiting(0, "x", 1).await;
+    let second = tokio::spawn(cluster.agents[2].lease("x").acquire());
+    cluster.until_waiting(0, "x", 2).await;
+    let mut watch = cluster.agents[1].watch("x").unwrap();
+    let to = lease.transfer(two).await.unwrap().to.expect("nothing was lost");
+    assert_eq!(to.agent.as_str(), "agent-2");
+    let second = soon("the heir's turn", second).await.unwrap().unwrap();
+    assert_eq!(second.token(), to.token);
+    assert!(to.token > token && !first.is_finished());
+    let ended = soon("the end", watch.next()).await.unwrap();
+    assert!(
+        matches!(ended.kind, ChangeKind::Ended { how: EndKind::Transferred, token: t, .. } if t == token)
+    );
+    let granted = soon("the grant", watch.next()).await.unwrap();
+    assert!(matches!(granted.kind, ChangeKind::Granted { token, .. } if token == second.token()));
+    assert_eq!(ended.index, granted.index);
+
+    let to = second.transfer(TransferTo::First).await.unwrap().to.expect("nothing was lost");
+    let first = soon("the first's turn", first).await.unwrap().unwrap();
+    assert_eq!((to.agent.as_str(), to.token), ("agent-1", first.token()));
+    first.release().await.unwrap();
+    cluster.stop_all().await;
+}
+
+/// A lease that is lost already is not handed over, and says why; one whose handover nobody waits for is given back
+/// when it comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handover_that_comes_to_nothing_leaves_nothing() {
+    let mut cluster = Cluster::in_process(3).await;
+    let lease = cluster.agents[0].acquire("x").await.unwrap();
+    cluster.agents[1].revoke("x", "now").await.unwrap();
+    soon("word of it", lease.lost()).await;
+    let lost = lease.transfer(TransferTo::First).await.unwrap_err();
+    assert!(
+        matches!(&lost, TransferError::Lost(lost) if matches!(lost.reason, LossReason::Revoked { .. })),
+        "{lost}"
+    );
+
+    for _ in 0..20 {
+        let lease = cluster.agents[0].acquire("y").await.unwrap();
+        // Its first poll sends it off.
+        assert!(futures_util::FutureExt::now_or_never(lease.transfer(TransferTo::First)).is_none());
+        soon("the name", cluster.agents[1].acquire("y")).await.unwrap().release().await.unwrap();
     }
     cluster.stop_all().await;
 }

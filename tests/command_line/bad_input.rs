@@ -106,10 +106,29 @@ fn a_directory_has_one_agent() {
 fn nobody_at_the_address() {
     let [address] = free_addresses();
     let says: &[&str] = &["no agent answers at", &address, "check"];
-    refused(&["holder", "x", "--connect", &address], 1, says);
-    refused(&["status", "--connect", &address], 1, says);
-    refused(&["leases", "--connect", &address], 1, says);
-    refused(&["run", "x", "--connect", &address, "--", "true"], 1, says);
+    let all: [&[&str]; 7] = [
+        &["holder", "x"],
+        &["status"],
+        &["leases"],
+        &["watch"],
+        &["revoke", "x", "--reason", "r"],
+        &["transfer", "x", "--to", "y"],
+        &["run", "x", "--no-wait"],
+    ];
+    // Each looks for an agent for a while: all at once.
+    let asking = all.map(|args| {
+        let mut command = leasehold(args);
+        command.args(["--connect", &address]);
+        let command = if args[0] == "run" { command.args(["--", "true"]) } else { &mut command };
+        (args, Process::start(command))
+    });
+    for (args, process) in asking {
+        let ended = process.ended();
+        assert_eq!((ended.code, ended.out.as_str()), (1, ""), "{args:?}: {ended:?}");
+        for part in says {
+            assert!(ended.err.contains(part), "{part:?} is missing in {}", ended.err);
+        }
+    }
     refused(&["holder", "x", "--connect", "nowhere"], 2, &["\"nowhere\" is not an address", "host:port"]);
     refused(&["holder", "x"], 2, &["--connect"]);
     // Somebody listens there who is no agent.
@@ -132,12 +151,22 @@ fn names_and_spans_out_of_their_bounds() {
     let long = "x".repeat(513);
     run(&["run", &long, "--", "echo", "ran"], &["513 bytes", "the largest is 512", "shorten it"]);
     run(&["holder", &long], &["513 bytes"]);
+    run(&["watch", &long], &["513 bytes"]);
+    run(&["watch", "--prefix", &long], &["513 bytes"]);
+    run(&["watch", "x", "--prefix", "x"], &["cannot be used with"]);
+    run(&["watch", "--since", "1", "--present"], &["cannot be used with"]);
+    run(&["watch", "--since=-1"], &["--since", "invalid digit"]);
     run(&["run", "", "--", "echo", "ran"], &["is empty"]);
     run(&["run", "x", "--ttl", "0", "--", "echo", "ran"], &["a ttl of 0"]);
     run(&["run", "x", "--ttl", "1ms", "--", "echo", "ran"], &["1ms is too short", "the shortest is 1.1s"]);
     run(&["run", "x", "--ttl", "25h", "--", "echo", "ran"], &["too long"]);
     run(&["run", "x", "--wait", "soon", "--", "echo", "ran"], &["not a span of time"]);
     run(&["run", "x", "--wait", "1s", "--no-wait", "--", "echo", "ran"], &["cannot be used with"]);
+    run(&["run", "x", "--grace", "1", "--", "echo", "ran"], &["has no unit"]);
+    run(&["run", "x", "--permits", "0", "--", "echo", "ran"], &["a permit of 0", "1 to 100000"]);
+    run(&["run", "x", "--permits", "2", "--shared", "--", "echo", "ran"], &["cannot be used with"]);
+    run(&["run", "x", "--lock-delay", "25h", "--", "echo", "ran"], &["a lock delay of 90000s"]);
+    run(&["run", "x", "--metadata", &"m".repeat(4097), "--", "echo", "ran"], &["4097 bytes of metadata"]);
     run(&["run", "x", "--as", "", "--", "echo", "ran"], &["the agent's name is empty"]);
     run(&["run", "x"], &["COMMAND"]);
     // The longest that is allowed works.

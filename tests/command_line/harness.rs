@@ -21,7 +21,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 /// The program under test.
 pub(crate) fn leasehold<S: AsRef<OsStr>>(args: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold"));
-    command.args(args).env_remove("LEASEHOLD_CONNECT").env_remove("RUST_LOG");
+    command.args(args).env_remove("LEASEHOLD_CONNECT").env_remove("LEASEHOLD_CONFIG").env_remove("RUST_LOG");
     command
 }
 

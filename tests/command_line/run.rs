@@ -7,7 +7,10 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::harness::{Cluster, Process, lives, until};
+use crate::{
+    harness::{Cluster, Process, lives, until},
+    solo::{Solo, objects},
+};
 
 const TTL: Duration = Duration::from_secs(2);
 
@@ -131,4 +134,122 @@ fn a_killed_run_does_not_keep_its_command() {
     let took = killed.elapsed();
     assert!(took > Duration::from_secs(2) && took < Duration::from_secs(6), "{took:?}");
     assert!(run.out().contains("asked"), "{}", run.out());
+}
+
+#[test]
+fn what_happens_is_told_as_json() {
+    let solo = Solo::start("2s");
+    let holder = solo.hold("x", "holder", &[]);
+    let before = solo.queue("x", "before", &[]);
+    let script = "echo not JSON >&2; exit 3";
+    let run = solo.spawn(&["run", "x", "--json", "--as", "me", "--ttl", "3s", "--", "sh", "-c", script]);
+    until("its place", || run.err().contains("\"position\":2").then_some(()));
+    before.signal(Signal::TERM);
+    until("the next place", || run.err().contains("\"position\":1").then_some(()));
+    holder.signal(Signal::TERM);
+    let ended = run.ended();
+    assert_eq!(ended.code, 3, "{ended:?}");
+    let events = objects(&ended.err.replace("not JSON\n", ""));
+    let kinds: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["queued", "queued", "acquired", "released"], "{events:?}");
+    assert!(events.iter().all(|event| event["name"] == "x"), "{events:?}");
+    assert_eq!((&events[0]["position"], &events[0]["waiters"]), (&2.into(), &2.into()));
+    assert_eq!((&events[2]["agent"], &events[2]["ttl_ms"]), (&"me".into(), &3000.into()));
+    assert!(events[2]["token"].as_str().unwrap().parse::<u64>().is_ok());
+
+    let holder = solo.hold("x", "holder", &[]);
+    let event = |ended: &crate::harness::Ended| objects(&ended.err).pop().unwrap();
+    let late = solo.ended(&["run", "x", "--json", "--no-wait", "--", "true"]);
+    assert_eq!((late.code, &event(&late)["event"]), (75, &"not_acquired".into()), "{late:?}");
+    assert!(event(&late)["detail"].as_str().unwrap().contains("held by holder"), "{late:?}");
+    let missing = solo.ended(&["run", "y", "--json", "--", "/no/such/command"]);
+    assert_eq!((missing.code, event(&missing)["name"].as_str()), (127, Some("y")));
+    assert!(missing.err.contains("\"failed\"") && missing.err.contains("/no/such/command"), "{missing:?}");
+    holder.signal(Signal::TERM);
+    holder.ended();
+
+    let lost = solo.hold("x", "loser", &["--json"]);
+    assert_eq!(solo.ended(&["revoke", "x", "--reason", "a test"]).code, 0);
+    let lost = lost.ended();
+    assert_eq!((lost.code, &event(&lost)["event"]), (76, &"lost".into()), "{lost:?}");
+    assert!(event(&lost)["reason"].as_str().unwrap().contains("a test"), "{lost:?}");
+}
+
+#[test]
+fn leases_that_are_shared_or_closed() {
+    let solo = Solo::start("2s");
+    let _readers = [solo.hold("r", "one", &["--shared"]), solo.hold("r", "two", &["--shared"])];
+    let _permits = [solo.hold("p", "one", &["--permits", "2"]), solo.hold("p", "two", &["--permits", "2"])];
+    let full = solo.ended(&["run", "p", "--permits", "2", "--no-wait", "--", "true"]);
+    assert_eq!(full.code, 75, "{full:?}");
+    let _waits = solo.queue("p", "three", &["--permits", "2"]);
+    let report = solo.json(&["holder", "p"]);
+    assert_eq!(
+        (&report["holders"], &report["waiters"], &report["permits"]),
+        (&2.into(), &1.into(), &2.into())
+    );
+    assert_eq!(report["held_by"].as_array().unwrap().len(), 2, "{report}");
+    assert_eq!(
+        (&report["queue"][0]["agent"], &report["queue"][0]["mode"]),
+        (&"three".into(), &"permits".into())
+    );
+    let people = solo.ended(&["holder", "p"]).out;
+    assert!(
+        people.contains("permit of 2, 2 held") && people.contains("PLACE") && people.contains("three"),
+        "{people}"
+    );
+    let table = solo.ended(&["leases"]).out;
+    assert!(table.contains("shared, 2 held"), "{table}");
+
+    // It dies while it holds: the name is closed to others for a while.
+    let dies = solo.hold("d", "dies", &["--lock-delay", "1m", "--ttl", "1100ms", "--metadata", "disk 7"]);
+    assert_eq!(solo.json(&["holder", "d"])["metadata"], "disk 7");
+    dies.kill();
+    until("its expiry", || (solo.json(&["holder", "d"])["held"] == false).then_some(()));
+    let report = solo.json(&["holder", "d"]);
+    assert_eq!((&report["closed"]["agent"], &report["closed"]["delay_ms"]), (&"dies".into(), &60_000.into()));
+    assert!(solo.ended(&["holder", "d"]).out.contains("closed to all but dies"));
+    let closed = solo.ended(&["run", "d", "--no-wait", "--", "true"]);
+    assert_eq!(closed.code, 75, "{closed:?}");
+    assert!(
+        closed.err.contains("closed to others for 60s") && closed.err.contains("--no-wait"),
+        "{closed:?}"
+    );
+}
+
+#[test]
+fn every_signal_that_is_passed_on() {
+    let solo = Solo::start("4s");
+    let script = "trap 'echo usr1' USR1; trap 'echo usr2' USR2; trap 'echo winch' WINCH; trap 'echo cont' CONT; \
+                  echo on; while :; do sleep 0.02; done";
+    let run = solo.spawn(&["run", "x", "--", "sh", "-c", script]);
+    until("the command to start", || run.out().contains("on\n").then_some(()));
+    let signals =
+        [(Signal::USR1, "usr1"), (Signal::USR2, "usr2"), (Signal::WINCH, "winch"), (Signal::CONT, "cont")];
+    for (signal, says) in signals {
+        run.signal(signal);
+        until(says, || run.out().contains(says).then_some(()));
+    }
+    run.signal(Signal::TERM);
+    assert_eq!(run.ended().code, 128 + 15);
+    // One that was ignored before stays so, as under nohup.
+    let ignores = "trap '' HUP; exec \"$0\" \"$@\"";
+    let program = env!("CARGO_BIN_EXE_leasehold");
+    let args = [
+        "-c",
+        ignores,
+        program,
+        "run",
+        "x",
+        "--connect",
+        &solo.address,
+        "--",
+        "sh",
+        "-c",
+        "echo on; sleep 0.5",
+    ];
+    let run = Process::start(std::process::Command::new("sh").args(args));
+    until("the command to start", || run.out().contains("on").then_some(()));
+    run.signal(Signal::HUP);
+    assert_eq!(run.ended().code, 0);
 }

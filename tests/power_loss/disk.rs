@@ -5,12 +5,7 @@
 //! comes to the device in sectors of 4 KiB, as the page cache holds them at some moment, and in no order; the new
 //! size comes or does not, by itself.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use crate::Random;
 
@@ -49,13 +44,13 @@ enum Node {
 pub(crate) struct Disk {
     nodes: Vec<Node>,
     /// Which node an inode number is at the moment: the numbers are used again.
-    inodes: HashMap<u64, usize>,
+    inodes: BTreeMap<u64, usize>,
 }
 
 impl Disk {
     /// All that is below `root` now, taken to be synced. Node 0 is the root.
     pub(crate) fn scan(root: &Path) -> Self {
-        let mut disk = Self { nodes: vec![], inodes: HashMap::new() };
+        let mut disk = Self { nodes: vec![], inodes: BTreeMap::new() };
         disk.scan_node(root);
         disk
     }

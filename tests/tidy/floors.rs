@@ -18,6 +18,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("limits", 0),
     ("config", 0),
     ("codec", 0),
+    ("dense", 0),
     ("golden", 0),
     // The pure machines.
     ("table", 1),
@@ -44,6 +45,10 @@ const FLOORS: &[(&str, u8)] = &[
     // What is built from these.
     ("provider", 6),
     ("test_support", 6),
+    // The world in which all of it can be simulated.
+    ("chaos", 7),
+    // What is built from all of them.
+    ("access", 7),
     // `lib.rs` and the command line see everything.
     ("lib", 8),
     ("bin", 8),
@@ -55,6 +60,11 @@ const STRANGERS: &[(&str, &[&str], &str)] = &[
         "lease",
         &["storage", "raft", "replica"],
         "what a holder has in hand is written once, for agents and clients",
+    ),
+    (
+        "access",
+        &["agent", "client", "message", "table"],
+        "it knows providers and leases, not how a cluster grants them",
     ),
     ("client", &["agent", "storage", "raft", "replica"], "a client embeds no node"),
     ("storage", &["table", "deadlines", "session", "message", "replica"], "what is stored is opaque bytes"),
@@ -89,7 +99,7 @@ pub(crate) fn floor_of(module: &str) -> Option<u8> {
 }
 
 /// The paths of a use tree (`a::{b, c::d}` has two), and of what merely looks like one.
-fn paths_of(tree: &str) -> Vec<Vec<String>> {
+pub(crate) fn paths_of(tree: &str) -> Vec<Vec<String>> {
     let tree = tree.trim();
     let word = tree.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(tree.len());
     if let Some(group) = tree.strip_prefix('{') {

@@ -61,7 +61,7 @@ pub(crate) fn files(folders: &[&str], ends: &[&str]) -> Vec<(String, String)> {
 
 /// Every Rust file of the repository.
 pub(crate) fn sources() -> Vec<Source> {
-    let mut sources: Vec<Source> = files(&["src", "tests", "benches"], &[".rs"])
+    let mut sources: Vec<Source> = files(&["src", "tests", "benches", "examples"], &[".rs"])
         .into_iter()
         .map(|(path, raw)| Source::new(path, raw))
         .collect();
@@ -86,7 +86,8 @@ fn test_modules(source: &Source) -> Vec<String> {
     let after = source.code.split("#[cfg(test)]").skip(1);
     after
         .filter_map(|after| {
-            let item = after.trim_start().strip_prefix("mod ")?;
+            let item = after.trim_start();
+            let item = item.strip_prefix("pub(crate) ").unwrap_or(item).strip_prefix("mod ")?;
             let (name, _) = item.split_once(';').filter(|(name, _)| !name.contains('{'))?;
             Some(format!("{inside}/{name}"))
         })

@@ -1,6 +1,9 @@
 //! Words that have one place, or none.
 
-use crate::source::{Source, files, finds, line_of, sources};
+use crate::{
+    floors::paths_of,
+    source::{Source, bracketed, files, finds, line_of, sources},
+};
 
 /// Where a rule looks.
 #[derive(Clone, Copy, PartialEq)]
@@ -53,7 +56,10 @@ const RULES: &[Rule] = &[
         places: &[
             ("src/clock.rs", "the place itself"),
             ("src/raft/mod.rs", "the age of a quorum's acknowledgement, on openraft's own clock"),
+            ("src/bin/leasehold/seam.rs", "the time that people are shown beside a change"),
             ("src/lease/held/tests.rs", "measures what a check costs, and that paused time stood still"),
+            ("src/runtime/switch.rs", "the clock by which tokio's timers go, for openraft"),
+            ("src/raft/seam.rs", "openraft's trait for it, over the seam's"),
         ],
     },
     Rule {
@@ -61,7 +67,9 @@ const RULES: &[Rule] = &[
         scope: Scope::Shipped,
         why: "tasks, timers and randomness come from `runtime.rs`, so that a run can be replayed",
         places: &[
-            ("src/runtime.rs", "the place itself"),
+            ("src/runtime/", "the place itself"),
+            ("src/raft/seam.rs", "openraft's trait for dice is the crate's"),
+            ("src/chaos/kernel/mod.rs", "switches tokio's budget of polls off"),
             ("src/bin/", "a process of its own: signals, children"),
         ],
     },
@@ -125,7 +133,14 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("tests/client.rs", "asks again and again; a disturbance lasts for a while"),
     ("tests/command_line/harness.rs", "asks other processes again and again, for all the others"),
     ("tests/seed_interface.rs", "lets the ttl of a real cluster pass"),
+    ("tests/access/shelf.rs", "the provider is slow on purpose; paused time passes"),
+    ("tests/access/belief.rs", "paused time passes, and at no step is anything believed that is over"),
+    ("tests/access/every_kind.rs", "a ttl passes, and the guard is still held; asks again and again"),
+    ("examples/embedded_database.rs", "readers take a breath between two reads"),
 ];
+
+/// Where to sleep costs no time: it is simulated.
+const SIMULATED: &[&str] = &["src/chaos/", "tests/chaos/"];
 
 fn has_its_place(rule: &Rule, path: &str) -> bool {
     rule.places.iter().any(|(place, _)| path == *place || (place.ends_with('/') && path.starts_with(place)))
@@ -155,6 +170,31 @@ fn every_word_in_its_place() {
         }
     }
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+/// tokio's `watch` wakes those who wait in random order.
+#[test]
+fn watch_comes_from_the_seam() {
+    let mut faults = Vec::new();
+    let mut seen = 0;
+    for source in sources().iter().filter(|source| source.path.starts_with("src/")) {
+        let code = if source.is_for_tests() { &source.code } else { &source.shipped };
+        for at in finds(code, "tokio::") {
+            let tree = &code[at..];
+            let path =
+                &tree[..tree.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').unwrap_or(0)];
+            let behind = &tree[path.len()..];
+            let group = if behind.starts_with('{') { bracketed(behind) } else { "" };
+            for path in paths_of(&format!("{path}{group}")) {
+                seen += 1;
+                if path.iter().take(3).eq(["tokio", "sync", "watch"]) && source.path != "src/runtime.rs" {
+                    faults.push(format!("{}:{}", source.path, line_of(code, at)));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "take `runtime::watch`: {faults:?}");
+    assert!(seen > 30, "only {seen} paths of tokio's were found");
 }
 
 /// An exception that nobody needs any more is taken back.
@@ -189,7 +229,10 @@ fn no_test_sleeps_without_a_reason() {
         }
     }
     for source in sources {
-        if SLEEPERS.iter().any(|(path, _)| source.path == *path) || source.path.starts_with("benches/") {
+        if SLEEPERS.iter().any(|(path, _)| source.path == *path)
+            || SIMULATED.iter().any(|folder| source.path.starts_with(folder))
+            || source.path.starts_with("benches/")
+        {
             continue;
         }
         for at in finds(&source.code, "sleep(") {
@@ -252,6 +295,7 @@ fn no_tabs_and_nothing_behind_the_last_word() {
         "src",
         "tests",
         "benches",
+        "examples",
         "docs",
         ".ci",
         "README.md",

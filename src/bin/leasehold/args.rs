@@ -3,12 +3,13 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
-use crate::{exit, span};
+use crate::{help, span};
 
 /// An embedded, Raft-replicated write lease: a cluster of agents agrees on who may write.
 #[derive(Parser)]
-#[command(name = "leasehold", version, after_help = exit::HELP, arg_required_else_help = true)]
+#[command(name = "leasehold", version, after_help = help::ALL, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -17,40 +18,39 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Show what a lease does: three agents in this process, one cut off while it holds (about 10 s)
+    #[command(after_help = help::ALL)]
     Demo,
     /// Run an agent until it is told to stop (SIGTERM, SIGINT)
-    #[command(after_help = exit::HELP)]
+    #[command(after_help = help::AGENT)]
     Agent(AgentArgs),
     /// Show how the agents are
+    #[command(after_help = help::STATUS)]
     Status(LookArgs),
-    /// Show who holds a name
+    /// Show who holds a name, who waits for it, and whether it is closed
+    #[command(after_help = help::HOLDER)]
     Holder(HolderArgs),
     /// List the leases that are held
+    #[command(after_help = help::LEASES)]
     Leases(LeasesArgs),
+    /// Tell what changes, as it happens
+    #[command(after_help = help::WATCH)]
+    Watch(WatchArgs),
     /// Run a command while holding a lease: flock for a cluster
-    #[command(after_help = RUN_HELP)]
+    #[command(after_help = help::RUN)]
     Run(RunArgs),
-    /// Ends a command whose lease runs out; `run` starts it beside the command
-    #[command(name = "__guard", hide = true)]
-    Guard(GuardArgs),
+    /// Take a lease from whoever holds it: the next waiter has it
+    #[command(after_help = help::REVOKE)]
+    Revoke(RevokeArgs),
+    /// Hand a lease over to one of those who wait for it
+    #[command(after_help = help::TRANSFER)]
+    Transfer(TransferArgs),
+    /// Print what a shell needs to complete this program's words
+    #[command(after_help = help::COMPLETIONS)]
+    Completions(CompletionsArgs),
+    /// Print a man page: the program's, or a command's
+    #[command(after_help = help::MAN)]
+    Man(ManArgs),
 }
-
-const RUN_HELP: &str = "\
-The command gets LEASEHOLD_NAME, LEASEHOLD_TOKEN (larger with every grant: let what it writes to refuse smaller ones)
-and LEASEHOLD_LEASE_ID (a secret: who knows it can release the lease) in its environment.
-
-It runs in a process group of its own. SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to the
-group. What the command leaves behind in it when it ends gets SIGTERM, and SIGKILL after a grace of ttl/4, at most 5 s.
-
-When the lease can't be renewed, the group gets SIGTERM that grace before the lease's deadline and SIGKILL shortly
-before it, also while `run` itself is stopped; when `run` is killed, SIGTERM at once, and SIGKILL after the grace, before
-the deadline as well; when the lease is lost while in contact with the cluster, SIGKILL at once. A process that has
-left the group (setsid) is not reached: for that, and for whatever a process has sent off already, let the resource
-refuse old tokens.
-
-Exit codes: the command's own, or 128 plus the number of the signal that ended it; 75 when the lease was not acquired,
-76 when it was lost, 126 when the command can't be executed, 127 when there is none, 1 for other errors, 2 for a wrong
-command line.";
 
 /// How to reach the cluster.
 #[derive(Args)]
@@ -124,10 +124,65 @@ pub(crate) struct HolderArgs {
 #[derive(Args)]
 pub(crate) struct LeasesArgs {
     /// Only names that begin with this
-    #[arg(default_value = "")]
+    #[arg(default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
     #[command(flatten)]
     pub(crate) look: LookArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct WatchArgs {
+    /// The name to watch [default: all names]
+    pub(crate) name: Option<String>,
+    /// All names that begin with this
+    #[arg(long, conflicts_with = "name")]
+    pub(crate) prefix: Option<String>,
+    /// The changes after this log index, instead of those from now on: to go on where another watch has ended
+    #[arg(long, value_name = "INDEX")]
+    pub(crate) since: Option<u64>,
+    /// At first what holds now
+    #[arg(long, conflicts_with = "since")]
+    pub(crate) present: bool,
+    #[command(flatten)]
+    pub(crate) look: LookArgs,
+}
+
+/// What revoking and handing over have in common.
+#[derive(Args)]
+pub(crate) struct ByHandArgs {
+    /// Wait at most this long until the lease is over, and say who has the name then
+    #[arg(long, value_parser = span::parse, value_name = "SPAN")]
+    pub(crate) wait: Option<Duration>,
+    /// The name under which others see who did it [default: host/pid]
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) by: Option<String>,
+    #[command(flatten)]
+    pub(crate) look: LookArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct RevokeArgs {
+    /// What the lease is on
+    pub(crate) name: String,
+    /// What the holder and the watchers are told: up to 512 bytes
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) by_hand: ByHandArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct TransferArgs {
+    /// What the lease is on
+    pub(crate) name: String,
+    /// The agent that is to have it: it has to wait for the name
+    #[arg(long, value_name = "AGENT")]
+    pub(crate) to: String,
+    /// What the holder and the watchers are told: up to 512 bytes
+    #[arg(long, value_name = "TEXT", default_value = "handed over by hand")]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) by_hand: ByHandArgs,
 }
 
 #[derive(Args)]
@@ -145,22 +200,61 @@ pub(crate) struct RunArgs {
     /// Don't wait when another holds the lease
     #[arg(long)]
     pub(crate) no_wait: bool,
+    /// Hold it beside other shared leases, and beside no other ones
+    #[arg(long, conflicts_with = "permits")]
+    pub(crate) shared: bool,
+    /// Hold one of so many permits, beside others that name the same number
+    #[arg(long, value_name = "N")]
+    pub(crate) permits: Option<u32>,
+    /// How long the name stays closed to others after this holder died
+    #[arg(long, value_parser = span::parse, value_name = "SPAN")]
+    pub(crate) lock_delay: Option<Duration>,
+    /// What others see beside this holder's name: up to 4 KiB
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) metadata: Option<String>,
+    /// How long the command has between SIGTERM and SIGKILL [default: 3/16 of the ttl, at most 4.5s]. It is cut to what
+    /// fits before the deadline: 7/16 of the ttl, if that is short
+    #[arg(long, value_parser = span::parse, value_name = "SPAN")]
+    pub(crate) grace: Option<Duration>,
     /// The name under which others see this holder [default: host/pid]
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) holder: Option<String>,
+    /// Tell what happens as JSON on standard error, one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Args)]
+pub(crate) struct CompletionsArgs {
+    /// For which shell
+    pub(crate) shell: Shell,
+}
+
+#[derive(Args)]
+pub(crate) struct ManArgs {
+    /// The command whose page it is
+    pub(crate) command: Option<String>,
+}
+
+/// What `run` starts beside its command; for nobody else, so neither help nor completions know of it.
+#[derive(Parser)]
+#[command(name = "leasehold __guard")]
 pub(crate) struct GuardArgs {
-    /// Milliseconds between SIGTERM and the deadline
+    /// Milliseconds between SIGTERM and SIGKILL
     #[arg(long)]
     pub(crate) grace_ms: u64,
     /// Milliseconds between SIGKILL and the deadline
     #[arg(long)]
     pub(crate) margin_ms: u64,
+    /// The process groups of `run` and of what started it: the first that lives gets the terminal when `run` is gone
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) terminal_of: Vec<i32>,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 #[cfg(test)]
@@ -171,6 +265,7 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+        GuardArgs::command().debug_assert();
     }
 
     #[test]

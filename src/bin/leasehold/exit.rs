@@ -2,7 +2,7 @@
 
 use std::{fmt, process::ExitCode};
 
-use leasehold::{AcquireError, ConnectError, ReadError, StartError};
+use leasehold::{AcquireError, ConnectError, ReadError, RevokeError, StartError};
 
 /// Something went wrong.
 pub(crate) const ERROR: u8 = 1;
@@ -21,19 +21,6 @@ pub(crate) const NOT_FOUND: u8 = 127;
 /// A process that was ended by a signal: this plus the signal's number, as shells have it.
 pub(crate) const SIGNAL: u8 = 128;
 
-/// For `--help`.
-pub(crate) const HELP: &str = "\
-Exit codes:
-  0    done
-  1    an error; standard error says which, and what to do
-  2    the command line is wrong
-  74   agent: it stepped down, because its storage failed
-  75   run: the lease was not acquired (held by another, or not in time)
-  76   run: the lease was lost, and the command was ended
-  126  run: the command can't be executed
-  127  run: there is no such command
-  Otherwise `run` ends with its command's own code, or 128 plus the number of the signal that ended it.";
-
 /// Why the program ends without having done what it should.
 #[derive(Debug)]
 pub(crate) struct Failed {
@@ -50,6 +37,14 @@ impl Failed {
     /// With this exit code.
     pub(crate) fn with(code: u8, text: impl fmt::Display) -> Self {
         Self { code, text: text.to_string() }
+    }
+
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     /// Says it on standard error, and returns the exit code.
@@ -89,14 +84,38 @@ impl From<ReadError> for Failed {
 impl From<AcquireError> for Failed {
     fn from(error: AcquireError) -> Self {
         let code = match error {
-            AcquireError::Held { .. } | AcquireError::TimedOut { .. } => NOT_ACQUIRED,
-            AcquireError::Name(_) | AcquireError::Ttl(_) | AcquireError::Metadata { .. } => USAGE,
+            AcquireError::Held { .. } | AcquireError::Closed { .. } | AcquireError::TimedOut { .. } => {
+                NOT_ACQUIRED
+            }
+            AcquireError::Name(_)
+            | AcquireError::Ttl(_)
+            | AcquireError::Metadata { .. }
+            | AcquireError::Mode { .. }
+            | AcquireError::LockDelay { .. } => USAGE,
             _ => ERROR,
         };
         // The library's remedy is a method; here it is a flag.
-        if let AcquireError::Held { name, holder } = &error {
-            return Self::with(code, format!("{name:?} is {holder}; leave --no-wait out to wait for it"));
+        match &error {
+            AcquireError::Held { name, holder } => {
+                Self::with(code, format!("{name:?} is {holder}; leave --no-wait out to wait for it"))
+            }
+            AcquireError::Closed { name, agent, delay } => Self::with(
+                code,
+                format!(
+                    "{name:?} is closed to others for {delay:?} after the lease of {agent} has expired; leave --no-wait out to wait for it"
+                ),
+            ),
+            _ => Self::with(code, error),
         }
+    }
+}
+
+impl From<RevokeError> for Failed {
+    fn from(error: RevokeError) -> Self {
+        let code = match error {
+            RevokeError::Read(ReadError::Name(_)) | RevokeError::Reason { .. } => USAGE,
+            _ => ERROR,
+        };
         Self::with(code, error)
     }
 }

@@ -1,4 +1,4 @@
-//! The guard: a dead man's switch beside the command that `run` started.
+//! The guard: a dead man's switch around the command that `run` holds a lease for.
 //!
 //! # The problem
 //!
@@ -8,46 +8,76 @@
 //!
 //! # The way
 //!
-//! `run` starts this program once more, as the leader of a new process group, and puts the command into that group.
+//! `run` starts this program once more, as the leader of a new process group, and this one starts the command in that
+//! group. So every descendant of the command is one of the guard's own, also those that lost their parents or left the
+//! group ([`Family`]).
+//!
 //! The guard knows one thing, the deadline, and `run` tells it each later one. If none comes in time, for whatever
-//! reason (no contact, `run` stopped), it ends the group: SIGTERM at `deadline − grace`, SIGKILL at
-//! `deadline − margin`. If the pipe closes, `run` is gone: SIGTERM at once, SIGKILL after the grace, and never later than
+//! reason (no contact, `run` stopped), it ends the family: SIGKILL at `deadline − margin`, and SIGTERM a grace before
+//! that. If the socket closes, `run` is gone: SIGTERM at once, SIGKILL after the grace, and never later than
 //! `deadline − margin`. Nobody has to be alive but the guard. As the group's leader it also keeps the group's id from
 //! being taken by strangers, and SIGKILL to its own group ends it too.
 //!
-//! The deadline is a reading of this machine's clock, the same for both processes. Once it began to end the group it
+//! The deadline is a reading of this machine's clock, the same for both processes. Once it began to end the family it
 //! doesn't stop: a command that was told to end must not be taken for a running one.
+//!
+//! If the guard is killed, `run` notices and ends the family, whose members are its own children then. If the guard is
+//! stopped, `run` ends it shortly before the deadline, the guard with it.
 //!
 //! # What it can't do
 //!
-//! A process that left the group (`setsid`) is out of reach, and so is everything when the guard itself is killed or
-//! stopped together with `run`, or the machine is too loaded to run it. Time can't close that gap: fencing does.
+//! Everything goes on when the guard is killed or stopped together with `run`, or when the machine is too loaded to run
+//! either. On other systems than Linux a process that left the group (`setsid`) is out of reach. Time can't close these
+//! gaps: fencing does.
 //!
 //! # Rejected
 //!
 //! - *PR_SET_PDEATHSIG*: Linux only, needs code between fork and exec, reaches the child alone and not its
 //!   descendants, and does nothing while the parent is merely stopped.
-//! - *The guard as the command's parent*: then signals, exit codes and the terminal pass through one more process.
+//! - *The command as a child of `run`*: then a descendant that left the group is nobody's as soon as `run` is killed.
 //!
-//! # The words on the pipes
+//! # The words on the socket
 //!
-//! To the guard: `until <nanoseconds>`, a later deadline; `finish`, the command has ended: end what it left behind.
-//! From it: `ready`, it catches signals; `late`, it begins to end the group because the deadline is near.
+//! It is the guard's standard input. The command's own input, output and errors come with the first word: they are not
+//! the guard's. To it: `until <nanoseconds>`, a (later) deadline; `end`, end the command now. From it: `started`, or
+//! `failed <errno>`; `terminal`, somebody in the group wants the terminal; `stopped <signal>`, `code <code>` and
+//! `signal <signal>`, what became of the command; `late`, it begins to end the family because the deadline is near.
 
-use std::{io::Write as _, os::fd::AsFd as _, time::Duration};
+use std::{
+    ffi::OsString,
+    io::{IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::net::UnixStream as Socket,
+    },
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use leasehold::{Clock as _, Moment, SystemClock};
-use rustix::process::Signal;
+use rustix::{
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        SendFlags, recvmsg, sendmsg,
+    },
+    process::{Pid, Signal, WaitOptions, wait},
+};
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader, Lines},
-    net::unix::pipe,
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
 };
 
 use crate::{
     args::GuardArgs,
     exit::Failed,
+    family::Family,
     group::Group,
     seam::{Either, Signals, select2, sleep},
+    terminal,
 };
 
 /// The longest sleep between two looks at the clock: timers don't count suspend, the clock does.
@@ -56,10 +86,20 @@ const LOOK_AT_LEAST_EVERY: Duration = Duration::from_millis(250);
 const LISTEN_AT_LEAST: Duration = Duration::from_millis(5);
 /// How often it looks whether anybody is left.
 const LOOK_FOR_LEFT: Duration = Duration::from_millis(10);
+/// Input, output and errors.
+const STREAMS: usize = 3;
+/// More than the first word is long.
+const FIRST_BYTES_MAX: usize = 64;
 
-/// The grace between SIGTERM and the deadline for a lease of this ttl.
-pub(crate) fn grace(ttl: Duration) -> Duration {
-    (ttl / 4).min(Duration::from_secs(5))
+/// The grace between SIGTERM and SIGKILL for a lease of this ttl, and whether it is shorter than what was wished.
+///
+/// It begins half a ttl before the deadline at the earliest: a renewal is sent after a third of the ttl, and has to have
+/// the time for a second attempt before the command is ended for its want.
+pub(crate) fn grace(ttl: Duration, wished: Option<Duration>) -> (Duration, bool) {
+    let most = ttl / 2 - margin(ttl);
+    // SIGTERM a quarter of the ttl before the deadline.
+    let wished = wished.unwrap_or_else(|| (ttl / 4).min(Duration::from_secs(5)) - margin(ttl));
+    (wished.min(most), wished > most)
 }
 
 /// The margin between SIGKILL and the deadline: the kill has to arrive, and what was under way to come to rest.
@@ -67,40 +107,91 @@ pub(crate) fn margin(ttl: Duration) -> Duration {
     (ttl / 16).min(Duration::from_millis(500))
 }
 
-/// What the pipe said.
+/// `until`, for the socket.
+pub(crate) fn until(deadline: Moment) -> String {
+    format!("until {}\n", deadline.as_nanos())
+}
+
+/// Sends the first word, and this process's streams with it.
+pub(crate) fn send_first(socket: &Socket, word: &str) -> std::io::Result<()> {
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let streams: [BorrowedFd<'_>; STREAMS] = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&streams));
+    // So few bytes go into an empty buffer at once.
+    sendmsg(socket, &[IoSlice::new(word.as_bytes())], &mut control, SendFlags::empty())?;
+    Ok(())
+}
+
+fn receive_first(socket: &Socket) -> std::io::Result<(String, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0; FIRST_BYTES_MAX];
+    let received =
+        recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut streams = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(sent) = message {
+            streams.extend(sent);
+        }
+    }
+    let word = bytes.get(..received.bytes).unwrap_or_default();
+    Ok((String::from_utf8_lossy(word).trim_end().to_owned(), streams))
+}
+
+/// What the socket said.
 enum Word {
     Until(Moment),
-    Finish,
+    End,
     /// `run` is gone, or says what nobody understands.
     Gone,
 }
 
-async fn next_word(lines: &mut Lines<BufReader<pipe::Receiver>>) -> Word {
-    let Ok(Some(line)) = lines.next_line().await else { return Word::Gone };
-    match line.split_once(' ') {
-        None if line == "finish" => Word::Finish,
-        Some(("until", nanos)) => {
-            nanos.parse().map_or(Word::Gone, |nanos| Word::Until(Moment::from_nanos(nanos)))
+impl Word {
+    fn of(line: &str) -> Self {
+        match line.split_once(' ') {
+            None if line == "end" => Self::End,
+            Some(("until", nanos)) => {
+                nanos.parse().map_or(Self::Gone, |nanos| Self::Until(Moment::from_nanos(nanos)))
+            }
+            _ => Self::Gone,
         }
-        _ => Word::Gone,
     }
 }
 
-/// Nobody reads it when `run` is gone; that is found out elsewhere.
-fn say(word: &str) {
-    let mut out = std::io::stdout();
-    let _ = writeln!(out, "{word}").and_then(|()| out.flush());
+/// The way to `run`.
+struct Line {
+    lines: Lines<BufReader<OwnedReadHalf>>,
+    words: OwnedWriteHalf,
+}
+
+impl Line {
+    /// Cancel-safe.
+    async fn next(&mut self) -> Word {
+        match self.lines.next_line().await {
+            Ok(Some(line)) => Word::of(&line),
+            _ => Word::Gone,
+        }
+    }
+
+    /// Nobody reads it when `run` is gone; that is found out elsewhere.
+    async fn say(&mut self, word: &str) {
+        let _ = self.words.write_all(format!("{word}\n").as_bytes()).await;
+    }
 }
 
 /// Guards this process's own group.
 pub(crate) async fn guard(args: GuardArgs) -> Result<(), Failed> {
     let group = Group::own();
+    let mine = || {
+        Failed::new("this is for `leasehold run` alone: it must lead a process group, and be told of a lease")
+    };
     if group.id() != i32::try_from(std::process::id()).unwrap_or(-1) {
-        return Err(Failed::new("this is for `leasehold run` alone: it must lead a process group"));
+        return Err(mine());
     }
-    let (grace, margin) = (Duration::from_millis(args.grace_ms), Duration::from_millis(args.margin_ms));
     // They go to the whole group, and this process must outlive them.
-    let _signals = Signals::of(&[
+    let _deaf = Signals::of(&[
         Signal::TERM,
         Signal::INT,
         Signal::HUP,
@@ -109,46 +200,161 @@ pub(crate) async fn guard(args: GuardArgs) -> Result<(), Failed> {
         Signal::USR2,
         Signal::ALARM,
         Signal::TSTP,
-        Signal::TTIN,
-        Signal::TTOU,
     ])?;
-    let stdin = std::io::stdin().as_fd().try_clone_to_owned().and_then(pipe::Receiver::from_owned_fd);
-    let stdin = stdin.map_err(|error| Failed::new(format!("this is for `leasehold run` alone: {error}")))?;
-    let mut lines = BufReader::new(stdin).lines();
-    // Nothing is to be guarded before the first deadline is known.
-    let Word::Until(mut until) = next_word(&mut lines).await else { return Ok(()) };
-    say("ready");
-    let finished = loop {
-        let now = SystemClock.now();
-        // Its own being stopped is no reason to end anything: what `run` said meanwhile is heard first.
-        let nap = (until - grace).since(now).min(LOOK_AT_LEAST_EVERY).max(LISTEN_AT_LEAST);
-        match select2(next_word(&mut lines), sleep(nap)).await {
-            Either::First(Word::Until(later)) => until = later.max(until),
-            Either::First(Word::Finish) => break true,
-            Either::First(Word::Gone) => break false,
-            Either::Second(()) if SystemClock.now() >= until - grace => {
-                say("late");
-                break false;
-            }
-            Either::Second(()) => {}
+    let wants_terminal = Signals::of(&[Signal::TTIN, Signal::TTOU])?;
+    let child_changed = Signals::of(&[Signal::CHILD])?;
+    let family = Family::around(group);
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().map(Socket::from).map_err(|_| mine())?;
+    let (word, streams) = receive_first(&socket).map_err(|_| mine())?;
+    // Nothing is started before there is a deadline for it.
+    let streams: [OwnedFd; STREAMS] = streams.try_into().map_err(|_| mine())?;
+    let Word::Until(until) = Word::of(&word) else { return Err(mine()) };
+    socket.set_nonblocking(true).map_err(|_| mine())?;
+    let (read, words) = UnixStream::from_std(socket).map_err(|_| mine())?.into_split();
+    let mut line = Line { lines: BufReader::new(read).lines(), words };
+    let command = match start(&args.command, streams) {
+        Ok(command) => command,
+        Err(error) => {
+            line.say(&format!("failed {}", error.raw_os_error().unwrap_or(0))).await;
+            return Ok(());
         }
     };
+    line.say("started").await;
+    let (grace, margin) = (Duration::from_millis(args.grace_ms), Duration::from_millis(args.margin_ms));
+    let mut watch = Watch { command, line, wants_terminal, child_changed, until, lead: grace + margin };
+    let why = watch.until_its_end().await;
     // Where the system doesn't tell whether anybody is left, an ordinary end must not take the whole grace.
-    let grace = if finished && group.has_others().is_none() { Duration::ZERO } else { grace };
-    end(group, (SystemClock.now() + grace).min(until - margin)).await;
+    let is_over = matches!(why, Why::Ended) && family.lives().is_none();
+    let grace = if is_over { Duration::ZERO } else { grace };
+    end(family, (SystemClock.now() + grace).min(watch.until - margin)).await;
+    if matches!(why, Why::RunIsGone) {
+        terminal::restore(group, args.terminal_of.iter().filter_map(|&id| Pid::from_raw(id)).map(Group::of));
+    }
+    // Its socket closes with this process: to `run` that says that nobody is left.
+    family.kill();
     Ok(())
 }
 
-/// Ends the group: politely, and at this moment for good, together with this process.
-///
-/// It ends with SIGKILL to the group also when nobody else was found: who forks while the list of processes is read
-/// may not be on it, but is in the group.
-async fn end(group: Group, kill_at: Moment) {
-    if group.has_others() != Some(false) {
-        group.ask_to_end();
+fn start(command: &[OsString], streams: [OwnedFd; STREAMS]) -> std::io::Result<Pid> {
+    let [program, rest @ ..] = command else { return Err(std::io::ErrorKind::NotFound.into()) };
+    let [stdin, stdout, stderr] = streams.map(Stdio::from);
+    let child = Command::new(program).args(rest).stdin(stdin).stdout(stdout).stderr(stderr).spawn()?;
+    i32::try_from(child.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}
+
+/// Why the family is to end.
+enum Why {
+    /// The command has: what it left behind ends too.
+    Ended,
+    RunIsGone,
+    /// The deadline is near, or `run` says so.
+    Over,
+}
+
+/// What happened.
+enum Heard {
+    Word(Word),
+    ChildChanged,
+    WantsTerminal,
+    Time,
+}
+
+/// The guard while all is well.
+struct Watch {
+    command: Pid,
+    line: Line,
+    wants_terminal: Signals,
+    child_changed: Signals,
+    until: Moment,
+    /// How long before the deadline it begins to end the family.
+    lead: Duration,
+}
+
+impl Watch {
+    /// Why it is over.
+    async fn until_its_end(&mut self) -> Why {
+        loop {
+            match self.next().await {
+                Heard::Word(Word::Until(later)) => self.until = later.max(self.until),
+                Heard::Word(Word::End) => return Why::Over,
+                Heard::Word(Word::Gone) => return Why::RunIsGone,
+                Heard::ChildChanged => {
+                    if self.reap().await {
+                        return Why::Ended;
+                    }
+                }
+                Heard::WantsTerminal => self.line.say("terminal").await,
+                Heard::Time if SystemClock.now() >= self.until - self.lead => {
+                    self.line.say("late").await;
+                    return Why::Over;
+                }
+                Heard::Time => {}
+            }
+        }
     }
-    while group.has_others() != Some(false) && SystemClock.now() < kill_at {
+
+    async fn next(&mut self) -> Heard {
+        // Its own being stopped is no reason to end anything: what `run` said meanwhile is heard first.
+        let left = (self.until - self.lead).since(SystemClock.now());
+        let nap = left.min(LOOK_AT_LEAST_EVERY).max(LISTEN_AT_LEAST);
+        let told = select2(self.child_changed.next(), self.line.next());
+        match select2(told, select2(self.wants_terminal.next(), sleep(nap))).await {
+            Either::First(Either::First(_)) => Heard::ChildChanged,
+            Either::First(Either::Second(word)) => Heard::Word(word),
+            Either::Second(Either::First(_)) => Heard::WantsTerminal,
+            Either::Second(Either::Second(())) => Heard::Time,
+        }
+    }
+
+    /// Buries the dead, its own and those that became its own; whether the command is among them.
+    async fn reap(&mut self) -> bool {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
+            if pid != self.command {
+                continue;
+            }
+            if let Some(signal) = status.stopping_signal() {
+                self.line.say(&format!("stopped {signal}")).await;
+            } else if let Some(signal) = status.terminating_signal() {
+                self.line.say(&format!("signal {signal}")).await;
+                return true;
+            } else if let Some(code) = status.exit_status() {
+                self.line.say(&format!("code {code}")).await;
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Asks the family to end, and waits until it has, or until this moment.
+async fn end(family: Family, kill_at: Moment) {
+    if family.lives() != Some(false) {
+        family.ask_to_end();
+    }
+    while family.lives() != Some(false) && SystemClock.now() < kill_at {
         sleep(kill_at.since(SystemClock.now()).min(LOOK_FOR_LEFT)).await;
     }
-    group.signal(Signal::KILL);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grace_fits_before_the_deadline_whatever_is_wished() {
+        let ms = Duration::from_millis;
+        for ttl in [ms(1_100), ms(2_000), ms(10_000), ms(86_400_000)] {
+            for wished in [None, Some(Duration::ZERO), Some(ms(300)), Some(ttl), Some(Duration::MAX)] {
+                let (grace, is_cut) = grace(ttl, wished);
+                assert!(grace + margin(ttl) <= ttl / 2, "{ttl:?} {wished:?}");
+                assert_eq!(is_cut, wished.is_some_and(|wished| wished != grace), "{ttl:?} {wished:?}");
+            }
+        }
+        assert_eq!(grace(ms(10_000), None), (ms(2_000), false));
+        assert_eq!(grace(ms(100_000), None), (ms(4_500), false));
+        assert_eq!(grace(ms(10_000), Some(ms(9_000))), (ms(4_500), true));
+    }
 }

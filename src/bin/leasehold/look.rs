@@ -2,30 +2,23 @@
 //!
 //! In JSON, tokens and node ids are strings: they use all 64 bits, and many readers of JSON keep only 53 of a number.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
-use leasehold::{Client, HolderInfo, Name, ReadError, StatusReport};
+use leasehold::{ClosureInfo, HolderInfo, Mode, Name, NameReport, ReadError, StatusReport, WaiterInfo};
 use serde_json::{Value, json};
 
 use crate::{
-    args::{ConnectArgs, HolderArgs, LeasesArgs, LookArgs},
+    args::{HolderArgs, LeasesArgs, LookArgs},
     exit::{self, Failed},
-    output::{self, Table},
+    output::{self, Table, in_ms},
 };
 
-/// Who looks doesn't wait for long.
-const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 /// How many leases are asked for at once.
 const PAGE: usize = 1_000;
 
-async fn connect(args: &ConnectArgs) -> Result<Client, Failed> {
-    let name = format!("leasehold/{}", std::process::id());
-    Ok(Client::builder(name).agents(&args.connect).connect_within(CONNECT_WITHIN).connect().await?)
-}
-
 /// How the agents at the addresses are, and all other members that they know.
 pub(crate) async fn status(args: LookArgs) -> Result<(), Failed> {
-    let client = connect(&args.connect).await?;
+    let client = output::connect(&args.connect, None).await?;
     let mut addresses: BTreeSet<String> = client.addresses().iter().cloned().collect();
     addresses.extend(client.status().await?.members.into_iter().map(|member| member.addr));
     let asked = addresses.into_iter().map(async |address| {
@@ -92,28 +85,49 @@ fn status_json(address: &str, answer: &Result<StatusReport, ReadError>) -> Value
     }
 }
 
-/// Who holds one name.
+/// All about one name.
 pub(crate) async fn holder(args: HolderArgs) -> Result<(), Failed> {
     let name = Name::new(&args.name).map_err(|error| Failed::with(exit::USAGE, error))?;
-    let client = connect(&args.look.connect).await?;
-    let held = client.holder(name.as_str()).await?;
+    let client = output::connect(&args.look.connect, None).await?;
+    let report = client.inspect(name.as_str()).await?;
     client.close().await;
-    match (held, args.look.json) {
-        (Some(held), true) => output::line(&lease_json(&name, &held).to_string()),
-        (None, true) => output::line(&json!({ "name": name.as_str(), "held": false }).to_string()),
-        (Some(held), false) => {
-            let mut table = lease_table();
-            lease_row(&mut table, &name, &held);
-            table.print();
+    if args.look.json {
+        output::line(&report_json(&report).to_string());
+        return Ok(());
+    }
+    if report.holders.is_empty() {
+        output::line(&format!("{name:?} is free"));
+    } else {
+        let mut table = lease_table();
+        report.holders.iter().for_each(|held| lease_row(&mut table, &name, held));
+        table.print();
+    }
+    if let Some(ClosureInfo { agent, token, delay, .. }) = &report.closed {
+        output::line(&format!(
+            "{name:?} is closed to all but {agent}, whose lease (token {token}) expired, for {delay:?} in all"
+        ));
+    }
+    if !report.waiters.is_empty() {
+        let mut table = Table::new(&["PLACE", "WAITER", "MODE", "TTL"]);
+        for WaiterInfo { position, agent, mode, ttl, .. } in &report.waiters {
+            table.row([position.to_string(), agent.to_string(), mode.to_string(), format!("{ttl:?}")]);
         }
-        (None, false) => output::line(&format!("{name:?} is free")),
+        table.print();
+    }
+    for (what, shown, in_all) in [
+        ("hold", report.holders.len(), report.holders_in_all),
+        ("wait", report.waiters.len(), report.waiters_in_all),
+    ] {
+        if in_all > shown as u64 {
+            output::line(&format!("… the first {shown} of {in_all} that {what}"));
+        }
     }
     Ok(())
 }
 
 /// All leases whose names begin with the prefix, page by page.
 pub(crate) async fn leases(args: LeasesArgs) -> Result<(), Failed> {
-    let client = connect(&args.look.connect).await?;
+    let client = output::connect(&args.look.connect, None).await?;
     let mut table = lease_table();
     let (mut after, mut found) = (None, false);
     loop {
@@ -142,7 +156,7 @@ pub(crate) async fn leases(args: LeasesArgs) -> Result<(), Failed> {
 }
 
 fn lease_table() -> Table {
-    Table::new(&["NAME", "HOLDER", "TOKEN", "SINCE", "TTL", "WAITERS", "STATE"])
+    Table::new(&["NAME", "HOLDER", "TOKEN", "SINCE", "TTL", "MODE", "WAITERS", "STATE"])
 }
 
 fn lease_row(table: &mut Table, name: &Name, held: &HolderInfo) {
@@ -150,28 +164,64 @@ fn lease_row(table: &mut Table, name: &Name, held: &HolderInfo) {
         name.to_string(),
         held.agent.to_string(),
         held.token.to_string(),
-        held.since.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        output::time(held.since).to_string(),
         format!("{:?}", held.ttl),
+        match held.mode {
+            Mode::Exclusive => held.mode.to_string(),
+            mode => format!("{mode}, {} held", held.holders),
+        },
         held.waiters.to_string(),
         if held.revoked { "revoked" } else { "held" }.to_owned(),
     ]);
 }
 
-fn lease_json(name: &Name, held: &HolderInfo) -> Value {
+/// One lease.
+pub(crate) fn lease_json(name: &Name, held: &HolderInfo) -> Value {
+    let (mode, permits) = output::mode(held.mode);
     json!({
         "name": name.as_str(),
         "held": true,
         "agent": held.agent.as_str(),
         "node": held.node.to_string(),
         "token": held.token.to_string(),
-        "since": held.since.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+        "since": output::time_ms(held.since),
         "ttl_ms": in_ms(held.ttl),
+        "mode": mode,
+        "permits": permits,
+        "holders": held.holders,
         "waiters": held.waiters,
         "revoked": held.revoked,
         "metadata": String::from_utf8_lossy(&held.metadata),
     })
 }
 
-fn in_ms(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+fn report_json(report: &NameReport) -> Value {
+    let all: Vec<Value> = report.holders.iter().map(|held| lease_json(&report.name, held)).collect();
+    let queue = report.waiters.iter().map(|waiter| {
+        let (mode, permits) = output::mode(waiter.mode);
+        json!({
+            "position": waiter.position,
+            "agent": waiter.agent.as_str(),
+            "node": waiter.node.to_string(),
+            "mode": mode,
+            "permits": permits,
+            "ttl_ms": in_ms(waiter.ttl),
+        })
+    });
+    let queue: Vec<Value> = queue.collect();
+    let closed = report.closed.as_ref().map(|closed| {
+        json!({
+            "agent": closed.agent.as_str(),
+            "token": closed.token.to_string(),
+            "delay_ms": in_ms(closed.delay),
+        })
+    });
+    let mut json =
+        all.first().cloned().unwrap_or_else(|| json!({ "name": report.name.as_str(), "held": false }));
+    json["holders"] = report.holders_in_all.into();
+    json["waiters"] = report.waiters_in_all.into();
+    json["held_by"] = all.into();
+    json["queue"] = queue.into();
+    json["closed"] = closed.into();
+    json
 }

@@ -1,16 +1,79 @@
 //! What goes to standard output: lines, aligned tables for people, JSON for programs.
 
-use std::io::{self, Write as _};
+use std::{
+    fmt,
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use leasehold::{AgentName, Client, Mode};
+use serde_json::Value;
+
+use crate::{args::ConnectArgs, exit::Failed};
+
+/// Who only asks doesn't wait for long.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+
+/// A client under this name, for who asks; the agents' addresses are looked through for a short while.
+pub(crate) async fn connect(args: &ConnectArgs, name: Option<&str>) -> Result<Client, Failed> {
+    let name = name.map_or_else(own_name, str::to_owned);
+    Ok(Client::builder(name).agents(&args.connect).connect_within(CONNECT_WITHIN).connect().await?)
+}
+
+/// `host/pid`, unless the host's name can't be part of an agent's.
+pub(crate) fn own_name() -> String {
+    let pid = std::process::id();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = format!("{host}/{pid}");
+    AgentName::new(&name).map_or_else(|_| format!("leasehold/{pid}"), |name| name.as_str().to_owned())
+}
 
 /// Prints a line. That nobody reads any more (`| head`) is no error.
 pub(crate) fn line(text: &str) {
+    let _ = try_line(text);
+}
+
+/// Prints a line, at once, for who goes on only while somebody reads.
+pub(crate) fn try_line(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    writeln!(out, "{text}").and_then(|()| out.flush())
+}
+
+/// Prints bytes that are a file.
+pub(crate) fn bytes(bytes: &[u8]) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
 }
 
 /// Whether to colour what goes there: on a terminal, unless NO_COLOR is set.
 pub(crate) fn colour(stream: &impl io::IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// For people.
+pub(crate) fn time(time: DateTime<Utc>) -> impl fmt::Display {
+    time.format("%Y-%m-%dT%H:%M:%SZ")
+}
+
+/// For programs.
+pub(crate) fn time_ms(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// For programs; as numbers of JSON are read, exact for longer than anybody lives.
+pub(crate) fn in_ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A mode in two fields: its name, and how many permits there are.
+pub(crate) fn mode(mode: Mode) -> (&'static str, Value) {
+    match mode {
+        Mode::Exclusive => ("exclusive", Value::Null),
+        Mode::Shared => ("shared", Value::Null),
+        Mode::Permits { of } => ("permits", of.into()),
+        _ => ("other", Value::Null),
+    }
 }
 
 /// Rows under a head, with columns as wide as they need to be.

@@ -1,12 +1,19 @@
 //! Timers, tasks and signals for the command line. It is not part of what a simulation replays, so it takes them from
 //! tokio; in one place all the same.
 
-use std::{future::poll_fn, io, task::Poll, time::Duration};
+use std::{future::poll_fn, io, os::fd::AsFd, task::Poll, time::Duration};
 
-use rustix::process::Signal;
+use chrono::{DateTime, Utc};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::Signal,
+};
 use tokio::signal::unix::{self, SignalKind};
 
 use crate::exit::{Failed, SIGNAL};
+
+/// How often it is looked whether somebody still reads.
+const LOOK_FOR_READER: Duration = Duration::from_millis(250);
 
 /// Waits.
 #[expect(clippy::disallowed_methods, reason = "nothing replays the command line")]
@@ -18,6 +25,24 @@ pub(crate) async fn sleep(span: Duration) {
 #[expect(clippy::disallowed_methods, reason = "nothing replays the command line")]
 pub(crate) async fn timeout<F: Future>(span: Duration, future: F) -> Option<F::Output> {
     tokio::time::timeout(span, future).await.ok()
+}
+
+/// The wall clock, for people.
+#[expect(clippy::disallowed_methods, reason = "shown beside a change; nothing is decided by it")]
+pub(crate) fn wall() -> DateTime<Utc> {
+    Utc::now()
+}
+
+/// Resolves when nobody reads what is written there any more; never for a file.
+pub(crate) async fn nobody_reads(stream: impl AsFd) {
+    loop {
+        let mut polled = [PollFd::new(&stream, PollFlags::empty())];
+        // Nothing is asked for: what is returned all the same is that the other end is closed.
+        if poll(&mut polled, Some(&Timespec::default())).is_ok_and(|told| told > 0) {
+            return;
+        }
+        sleep(LOOK_FOR_READER).await;
+    }
 }
 
 /// Which of two futures was ready first.

@@ -1,4 +1,4 @@
-//! The contract of [`Journal`](super::Journal), run on both of its implementations, and damaged directories.
+//! The contract of [`Journal`](super::Journal), run on each of its implementations, and damaged directories.
 
 mod cost;
 mod damage;
@@ -45,6 +45,8 @@ async fn append(journal: &dyn Journal, entries: Vec<(u64, Bytes)>) -> io::Result
 enum Subject {
     Disk(tempfile::TempDir, Arc<DiskJournal>),
     Memory(Arc<MemoryJournal>),
+    #[cfg(feature = "chaos")]
+    Simulated(crate::chaos::world::tests::Bare, Arc<crate::chaos::world::tests::DiskJournal>),
 }
 
 impl Subject {
@@ -59,10 +61,19 @@ impl Subject {
         Self::Memory(Arc::new(MemoryJournal::new()))
     }
 
+    #[cfg(feature = "chaos")]
+    fn simulated(bare: crate::chaos::world::tests::Bare) -> Self {
+        let (journal, recovered) = crate::chaos::world::tests::DiskJournal::open(&bare.disk).unwrap();
+        assert_eq!(recovered, Recovered::default());
+        Self::Simulated(bare, Arc::new(journal))
+    }
+
     fn journal(&self) -> Arc<dyn Journal> {
         match self {
             Self::Disk(_, journal) => Arc::clone(journal) as _,
             Self::Memory(journal) => Arc::clone(journal) as _,
+            #[cfg(feature = "chaos")]
+            Self::Simulated(_, journal) => Arc::clone(journal) as _,
         }
     }
 
@@ -76,6 +87,14 @@ impl Subject {
             }
             Self::Memory(journal) => {
                 let (reopened, recovered) = journal.restart();
+                *journal = Arc::new(reopened);
+                recovered
+            }
+            #[cfg(feature = "chaos")]
+            Self::Simulated(bare, journal) => {
+                journal.close().await.unwrap();
+                let (reopened, recovered) =
+                    crate::chaos::world::tests::DiskJournal::open(&bare.disk).unwrap();
                 *journal = Arc::new(reopened);
                 recovered
             }

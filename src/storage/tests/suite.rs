@@ -1,9 +1,9 @@
-//! One suite for both implementations.
+//! One suite for all implementations.
 
 use super::*;
 use crate::limits::{ENTRY_BYTES_MAX, PURGE_KEYS_MAX, STORAGE_QUEUE_MAX};
 
-macro_rules! on_both {
+macro_rules! on_all {
     ($($name:ident),* $(,)?) => {
         mod on_disk {
             $(#[tokio::test] async fn $name() { super::$name(super::Subject::disk()).await; })*
@@ -11,10 +11,18 @@ macro_rules! on_both {
         mod in_memory {
             $(#[tokio::test] async fn $name() { super::$name(super::Subject::memory()).await; })*
         }
+        #[cfg(feature = "chaos")]
+        mod simulated {
+            $(#[test] fn $name() {
+                crate::chaos::world::tests::in_simulations(|bare| async {
+                    super::$name(super::Subject::simulated(bare)).await;
+                });
+            })*
+        }
     };
 }
 
-on_both!(
+on_all!(
     an_empty_journal_is_empty_again,
     what_was_written_is_read_back,
     callbacks_come_in_the_order_of_the_calls,

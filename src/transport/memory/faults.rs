@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use crate::runtime::Dice;
+
 /// What happens to what one address sends to another.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Fault {
@@ -30,12 +32,12 @@ pub(super) enum Fate {
 pub(super) struct Faults {
     pairs: BTreeMap<(String, String), Fault>,
     isolated: BTreeSet<String>,
-    dice: u64,
+    dice: Dice,
 }
 
 impl Faults {
     pub(super) fn new(seed: u64) -> Self {
-        Self { pairs: BTreeMap::new(), isolated: BTreeSet::new(), dice: seed }
+        Self { pairs: BTreeMap::new(), isolated: BTreeSet::new(), dice: Dice::new(seed) }
     }
 
     /// Changes what happens to messages from the one to the other.
@@ -65,7 +67,7 @@ impl Faults {
     pub(super) fn send(&mut self, from: &str, to: &str) -> Fate {
         let fate = self.present(from, to);
         let loss = self.fault(from, to).loss;
-        if loss > 0 && matches!(fate, Fate::Arrives { .. } | Fate::Held) && (self.roll() >> 32) < loss {
+        if loss > 0 && matches!(fate, Fate::Arrives { .. } | Fate::Held) && (self.dice.roll() >> 32) < loss {
             return Fate::Vanishes;
         }
         fate
@@ -90,15 +92,6 @@ impl Faults {
             return Fault::default();
         }
         self.pairs.get(&(from.to_owned(), to.to_owned())).copied().unwrap_or_default()
-    }
-
-    /// splitmix64 (Steele, Lea and Flood, 2014): small, and the same everywhere.
-    fn roll(&mut self) -> u64 {
-        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.dice;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpStream, lookup_host},
-    sync::{Semaphore, oneshot, watch},
+    sync::{Semaphore, oneshot},
 };
 use tokio_util::sync::DropGuard;
 
@@ -31,7 +31,7 @@ use super::{
     },
     Settings, Shared, set_up,
 };
-use crate::runtime::{Either, random_between, select2, sleep, timeout};
+use crate::runtime::{Either, random_between, select2, sleep, timeout, watch};
 
 /// What came back.
 enum Reply {

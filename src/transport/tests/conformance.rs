@@ -15,6 +15,15 @@ macro_rules! on_every_network {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $clause() { super::$clause(&super::InProcess::new()).await })*
         }
+        #[cfg(feature = "chaos")]
+        mod simulated {
+            $(#[test]
+            fn $clause() {
+                crate::chaos::world::tests::in_simulations(|bare| async {
+                    super::$clause(&super::Simulated::new(bare)).await;
+                });
+            })*
+        }
     };
 }
 

@@ -11,9 +11,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::*;
+use crate::runtime::watch;
 
 /// What the tests' handler is asked for.
 const ECHO: Method = Method(0);
@@ -171,6 +172,45 @@ impl World for Tcp {
 
     fn caller(&self, identity: watch::Receiver<Identity>) -> Box<dyn Transport> {
         Box::new(TcpTransport::caller(identity, brisk()))
+    }
+}
+
+#[cfg(feature = "chaos")]
+struct Simulated {
+    network: crate::chaos::world::tests::Bare,
+    next: AtomicU64,
+}
+
+#[cfg(feature = "chaos")]
+impl Simulated {
+    fn new(network: crate::chaos::world::tests::Bare) -> Self {
+        Self { network, next: AtomicU64::new(1) }
+    }
+
+    fn name(&self) -> (usize, String) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        (number as usize, format!("end-{number}"))
+    }
+}
+
+#[cfg(feature = "chaos")]
+#[async_trait]
+impl World for Simulated {
+    async fn bind(
+        &self,
+        at: Option<&str>,
+        identity: watch::Receiver<Identity>,
+    ) -> Result<Box<dyn Transport>, BindError> {
+        let (number, name) = self.name();
+        let address = at.map_or(name, str::to_owned);
+        let bound = self.network.network.bind(number, &address, identity)?;
+        self.network.network.assign(&address, number);
+        Ok(Box::new(bound))
+    }
+
+    fn caller(&self, identity: watch::Receiver<Identity>) -> Box<dyn Transport> {
+        let (number, name) = self.name();
+        Box::new(self.network.network.caller(number, &name, identity))
     }
 }
 

@@ -1,0 +1,130 @@
+//! What `--help` and the man pages say beyond the single flags. Each text ends with an example, and
+//! `tests/command_line/manual.rs` runs them all.
+
+/// The program's.
+pub(crate) const ALL: &str = "\
+Exit codes:
+  0    done
+  1    an error; standard error says which, and what to do
+  2    the command line is wrong, or the file given by --config
+  74   agent: it stepped down, because its storage failed
+  75   run: the lease was not acquired (held by another, or not in time)
+  76   run: the lease was lost, and the command was ended
+  126  run: the command can't be executed
+  127  run: there is no such command
+  Otherwise `run` ends with its command's own code, or 128 plus the number of the signal that ended it.
+
+A file given by --config is TOML. Its keys are the long flags without their dashes: at the top for every command that has
+such a flag, in a table of a command's name (as [run]) for that command alone. The command line wins over the
+environment, and the environment over the file.
+
+Example:
+  leasehold demo";
+
+/// `agent`'s.
+pub(crate) const AGENT: &str = "\
+It prints one line, `ready …`, on standard output once it serves, and logs to standard error (RUST_LOG says what).
+
+Exit codes: 0 when it was told to stop, 74 when its storage failed and it stepped down, 1 for other errors, 2 for wrong
+settings.
+
+Example:
+  leasehold agent --name a --listen 127.0.0.1:7101 --founder 127.0.0.1:7101 --data-dir a";
+
+/// `status`'s.
+pub(crate) const STATUS: &str = "\
+With --json, for each agent: address, reachable; if so agent, node, cluster, version, role, term, leader, applied, leases,
+waiters, durable, stopped (why, or null), ttl_ms; if not, detail. Tokens and node ids are strings, since many readers of
+JSON keep only 53 bits of a number.
+
+Example:
+  leasehold status --connect 127.0.0.1:7101";
+
+/// `holder`'s.
+pub(crate) const HOLDER: &str = "\
+With --json: name, held, holders and waiters (how many), held_by (agent, node, token, since, ttl_ms, mode, permits,
+revoked, metadata of each), queue (position, agent, node, mode, permits, ttl_ms of each; position 1 is the next), closed
+(null, or agent, token, delay_ms of the lease whose expiry closed the name). If it is held, the fields of the oldest
+holder stand at the top as well.
+
+Example:
+  leasehold holder orders --connect 127.0.0.1:7101";
+
+/// `leases`'.
+pub(crate) const LEASES: &str = "\
+With --json, for each lease: name, held (true), agent, node, token, since, ttl_ms, mode (exclusive, shared, permits),
+permits (how many there are in all, or null), holders and waiters (of the name, how many), revoked, metadata.
+
+Example:
+  leasehold leases orders/ --connect 127.0.0.1:7101";
+
+/// `watch`'s.
+pub(crate) const WATCH: &str = "\
+One line for each change, as it happens: the time at which it was heard of, the log index, the name, what happened, to
+whom, and the token. It goes on at another agent when the one that it talks to is lost, without a gap. It ends with exit
+code 0 on SIGINT, on SIGTERM, and when nobody reads its output any more.
+
+With --json, for each change: time, index, event (granted, ended, revoked, queued, left, closed, opened, present), name;
+agent and token, but for opened; and for granted ttl_ms and metadata, for ended how (released, given_up, expired,
+transferred, revoked) with by and reason, for revoked by, reason and heir (or null), for closed delay_ms. For present,
+instead of a name: held (as `leases` has them), complete, lagged (true: changes before this index are missing).
+
+Example:
+  leasehold watch --prefix orders/ --connect 127.0.0.1:7101 --json";
+
+/// `revoke`'s.
+pub(crate) const REVOKE: &str = "\
+A revoked lease can't be renewed any more. Its holder is told, stops, and gives it back; one that can't be reached stops
+at its deadline, a ttl after its last renewal at most. Exit code 1 if nobody holds the name.
+
+With --json: name, revoked (agent, node, token and the rest of each lease, as `leases` has it), and with --wait next (the
+same of who holds the name then).
+
+Example:
+  leasehold revoke orders --reason 'the host is being replaced' --connect 127.0.0.1:7101";
+
+/// `transfer`'s.
+pub(crate) const TRANSFER: &str = "\
+The lease is revoked in favour of a waiter, who has it next, wherever it stands in the queue. Exit code 1 if nobody holds
+the name, if several do, or if that agent doesn't wait for it.
+
+With --json: as `revoke`.
+
+Example:
+  leasehold transfer orders --to standby --wait 30s --connect 127.0.0.1:7101";
+
+/// `run`'s.
+pub(crate) const RUN: &str = "\
+The command gets LEASEHOLD_NAME, LEASEHOLD_TOKEN (larger with every grant: let what it writes to refuse smaller ones)
+and LEASEHOLD_LEASE_ID (a secret: who knows it can release the lease) in its environment.
+
+It runs in a process group of its own. SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH and SIGCONT are passed
+on to the group. At a terminal, the group is given the terminal as soon as it wants to read from it. SIGTSTP (Ctrl-Z)
+stops the command, and then `run`: a stopped `run` renews nothing, so let it go on within the ttl.
+
+What the command leaves behind when it ends gets SIGTERM, and SIGKILL after the grace (--grace). When the lease can't be
+renewed, all that the command has started gets SIGTERM and, after the grace, SIGKILL, both before the lease's deadline,
+also while `run` itself is stopped. The same when the lease is revoked, or `run` is killed. When the cluster says that
+the lease is over already: SIGKILL at once. On Linux that reaches every descendant; elsewhere not those that have left
+the process group (setsid). For what a process has sent off already, let the resource refuse old tokens.
+
+With --json, standard error has one object a line: event, name, and for queued position and waiters; for acquired agent,
+token and ttl_ms; for lost reason; for released nothing else; for not_acquired and failed detail. What the command itself
+writes there comes in between.
+
+Exit codes: the command's own, or 128 plus the number of the signal that ended it; 75 when the lease was not acquired,
+76 when it was lost, 126 when the command can't be executed, 127 when there is none, 1 for other errors, 2 for a wrong
+command line.
+
+Example:
+  leasehold run orders --wait 30s --connect 127.0.0.1:7101 -- sh -c 'echo token $LEASEHOLD_TOKEN'";
+
+/// `completions`'.
+pub(crate) const COMPLETIONS: &str = "\
+Example:
+  leasehold completions bash > leasehold.bash";
+
+/// `man`'s.
+pub(crate) const MAN: &str = "\
+Example:
+  leasehold man run > leasehold-run.1";

@@ -1,0 +1,45 @@
+//! Whole clusters in one process, over a simulated clock, network and disk; each run follows from one seed, and replays
+//! bit for bit.
+//!
+//! ```
+//! use leasehold::chaos::{Fault, Sim};
+//! use std::time::Duration;
+//!
+//! let run = |seed| {
+//!     Sim::builder().seed(seed).agents(3).at(Duration::from_secs(5), Fault::PowerLoss(1)).run(|sim| async move {
+//!         let lease = sim.up(0).await.acquire("orders.db").await.unwrap();
+//!         sim.sleep(Duration::from_secs(30)).await; // takes no time
+//!         lease.check().is_ok()
+//!     })
+//! };
+//! let report = run(7).unwrap();
+//! assert!(report.value);
+//! assert_eq!(report.trace.hash, run(7).unwrap().trace.hash);
+//! ```
+//!
+//! The agents are the real ones, from their builder down to the storage and the transport contract: founding, consensus,
+//! the lease table, deadlines, routing and renewal run as they do anywhere. What is simulated begins below these two
+//! contracts, and at the seam for time, tasks and randomness. sled and TCP, which have threads and sockets of their own,
+//! stay outside; `tests/power_loss/` and the transport's own tests are about them.
+//!
+//! | place | what lives there |
+//! | --- | --- |
+//! | `kernel/` | executor, clocks, random streams. It knows of no agents |
+//! | `world/` | disks, the network, and the agents' machines with all that can be done to them |
+//! | `sim.rs` | a run: its settings, its script, its report |
+//! | `trace.rs` | what happened, and its digest |
+//!
+//! What replays: two runs of one program with the same seed, settings and script have the same [`Trace::hash`], in any
+//! process, with or without a subscriber for events, inside of a tokio runtime and outside. Another build of the program
+//! may have other runs.
+
+pub(crate) mod kernel;
+mod sim;
+mod trace;
+pub(crate) mod world;
+
+pub use self::{
+    sim::{Job, JobEnded, Report, Sim, SimBuilder, SimError, SimErrorKind},
+    trace::{EVENTS_KEPT_MAX, Event, Leg, Loss, Trace},
+    world::{DiskFault, DiskPace, Fault, Weather},
+};

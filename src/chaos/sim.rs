@@ -1,0 +1,435 @@
+//! A run: agents that are founded, a script that uses and disturbs them, and what came of it.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use tokio::sync::oneshot;
+
+use super::{
+    kernel::{Chance, Kernel, Pace, Share, Stream, Stuck},
+    trace::{Event, Trace, Tracer},
+    world::{DiskPace, Fault, Fleet, Setup, Weather, machine},
+};
+use crate::{
+    Agent, Moment, Timing, clock,
+    raft::Compaction,
+    runtime::{self, world},
+};
+
+/// How long agents may take to found their cluster.
+const FOUNDED_WITHIN: Duration = Duration::from_secs(60);
+
+/// How a run is made; by [`Sim::builder`].
+///
+/// | setting | default | |
+/// | --- | --- | --- |
+/// | [`seed`](Self::seed) | 0 | everything that is left to chance follows from it |
+/// | [`agents`](Self::agents) | 3 | how many found the cluster, on a machine each |
+/// | [`timing`](Self::timing) | [`Timing::default`] | the cluster's timing |
+/// | [`weather`](Self::weather) | [`Weather::default`] | how the network is |
+/// | [`disk`](Self::disk) | [`DiskPace::default`] | how long disks take |
+/// | [`snapshot_after`](Self::snapshot_after) | as ever | after how many entries a snapshot is taken |
+/// | [`shuffle`](Self::shuffle) | 0.25 | how often the next task is any that may run |
+/// | [`timer_slack`](Self::timer_slack) | 1 ms | how late a timer may be |
+/// | [`clock_rates`](Self::clock_rates) | 100 ppm | how wrong clocks' rates are |
+/// | [`at`](Self::at) | nothing | what is done to the cluster, and when |
+/// | [`unfounded`](Self::unfounded) | no | whether the script starts the agents itself |
+#[derive(Debug, Clone)]
+#[must_use = "nothing runs until run() is called"]
+pub struct SimBuilder {
+    seed: u64,
+    setup: Setup,
+    pace: Pace,
+    schedule: Vec<(Duration, Fault)>,
+    founded: bool,
+}
+
+/// A simulated cluster, to the script of its run. Clones are the same one.
+///
+/// Everything that a script awaits must be of this simulation: agents and leases, [`sleep`](Self::sleep),
+/// [`on`](Self::on), and what knows no time, such as `tokio::sync`'s channels. A timer or a task of tokio's panics, or
+/// waits for ever.
+///
+/// ```
+/// use leasehold::chaos::{Fault, Sim};
+/// use std::time::Duration;
+///
+/// let report = Sim::builder().seed(7).agents(3).run(|sim| async move {
+///     let lease = sim.up(0).await.acquire("orders.db").await.unwrap();
+///     sim.fault(Fault::Isolate(0));
+///     lease.lost().await;
+///     sim.fault(Fault::Rejoin(0));
+///     sim.up(1).await.acquire("orders.db").await.unwrap().token() > lease.token()
+/// });
+/// assert!(report.unwrap().value);
+/// ```
+#[derive(Clone)]
+pub struct Sim {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    kernel: Kernel,
+    tracer: Tracer,
+    fleet: Fleet,
+    seed: u64,
+    workload: RefCell<Stream>,
+}
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Report<T> {
+    /// The run's seed.
+    pub seed: u64,
+    /// What the script returned.
+    pub value: T,
+    /// What happened. Its hash is the same for each run with this seed.
+    pub trace: Trace,
+    /// How long the run was, in simulated time.
+    pub simulated: Duration,
+    /// How often a task was polled.
+    pub polls: u64,
+}
+
+/// Why a run came to nothing.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SimError {
+    /// The run's seed.
+    pub seed: u64,
+    /// Why.
+    pub kind: SimErrorKind,
+    /// What happened until then.
+    pub trace: Trace,
+}
+
+/// See [`SimError`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SimErrorKind {
+    /// Tasks panicked, of the agents' or of [`Sim::on`].
+    #[error("a task panicked: {}", .0.join("; "))]
+    Panicked(
+        /// The machine and the text of each.
+        Vec<String>,
+    ),
+    /// It could not go on, or did not end.
+    #[error("it got stuck: {0}")]
+    Stuck(
+        /// How.
+        String,
+    ),
+    /// The agents did not found a cluster.
+    #[error("the agents founded no cluster within {FOUNDED_WITHIN:?}: {0}")]
+    NotFounded(
+        /// What is known of it.
+        String,
+    ),
+}
+
+impl fmt::Display for SimError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {}: {}", self.seed, self.kind)
+    }
+}
+
+impl std::error::Error for SimError {}
+
+impl SimBuilder {
+    /// Everything that is left to chance follows from it.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// How many agents found the cluster.
+    pub fn agents(mut self, agents: usize) -> Self {
+        self.setup.agents = agents;
+        self
+    }
+
+    /// The cluster's timing.
+    pub fn timing(mut self, timing: Timing) -> Self {
+        self.setup.timing = timing;
+        self
+    }
+
+    /// How the network is, everywhere.
+    pub fn weather(mut self, weather: Weather) -> Self {
+        self.setup.weather = weather;
+        self
+    }
+
+    /// How long disks take.
+    pub fn disk(mut self, pace: DiskPace) -> Self {
+        self.setup.disk = pace;
+        self
+    }
+
+    /// After how many entries a snapshot is taken, and how many stay behind it.
+    pub fn snapshot_after(mut self, entries: u64, kept: u64) -> Self {
+        self.setup.compaction = Compaction { entries, kept };
+        self
+    }
+
+    /// How often the next task to run is any of those that may, and not the one that waits longest: from 0 to 1.
+    pub fn shuffle(mut self, share: f64) -> Self {
+        self.pace.shuffle = Share::of(share);
+        self
+    }
+
+    /// How late a timer may be.
+    pub fn timer_slack(mut self, slack: Duration) -> Self {
+        self.pace.slack = slack;
+        self
+    }
+
+    /// How wrong the rates of the agents' clocks are at most, in parts per million.
+    pub fn clock_rates(mut self, ppm_max: u32) -> Self {
+        self.setup.ppm_max = u64::from(ppm_max);
+        self
+    }
+
+    /// Does this so long after the script began.
+    pub fn at(mut self, after: Duration, fault: Fault) -> Self {
+        self.schedule.push((after, fault));
+        self
+    }
+
+    /// No agent runs when the script begins: [`Fault::Restart`] starts one.
+    pub fn unfounded(mut self) -> Self {
+        self.founded = false;
+        self
+    }
+
+    /// Runs the script on the cluster, once that is founded, until it is done. Takes no simulated time but what the
+    /// script and the agents wait for, and no real one but the processor's.
+    ///
+    /// # Errors
+    /// [`SimError`] where agents panicked, or the run came to no end. A panic of the script itself goes on.
+    pub fn run<F, Fut, T>(self, script: F) -> Result<Report<T>, SimError>
+    where
+        F: FnOnce(Sim) -> Fut,
+        Fut: Future<Output = T>,
+    {
+        let Self { seed, setup, pace, schedule, founded } = self;
+        let kernel = Kernel::new(seed, pace);
+        let _entered = kernel.enter();
+        let tracer = Tracer::new(kernel.clocks());
+        let sim = Sim {
+            shared: Rc::new(Shared {
+                fleet: Fleet::new(seed, &kernel, &tracer, setup),
+                kernel: kernel.clone(),
+                tracer: tracer.clone(),
+                seed,
+                workload: RefCell::new(Stream::of(seed, Chance::Workload)),
+            }),
+        };
+        let run = || {
+            if founded {
+                sim.found()?;
+            }
+            for (after, fault) in schedule {
+                let sim = sim.clone();
+                kernel.spawn(kernel.place(0), async move {
+                    runtime::sleep(after).await;
+                    sim.fault(fault);
+                });
+            }
+            kernel.run(script(sim.clone())).map_err(SimErrorKind::from)
+        };
+        // Whatever the script does, what it began is ended while the simulation is still there.
+        let ran = catch_unwind(AssertUnwindSafe(run));
+        let (pulse, polls, simulated) = (kernel.pulse(), kernel.polls(), tracer.now());
+        let trace = tracer.finish(pulse);
+        let panics = kernel.panics();
+        sim.shared.fleet.end_all();
+        kernel.end();
+        let ran = ran.unwrap_or_else(|payload| {
+            tracing::error!(seed, "the script panicked");
+            resume_unwind(payload)
+        });
+        match ran {
+            _ if !panics.is_empty() => Err(SimError { seed, kind: SimErrorKind::Panicked(panics), trace }),
+            Ok(value) => Ok(Report { seed, value, trace, simulated, polls }),
+            Err(kind) => Err(SimError { seed, kind, trace }),
+        }
+    }
+}
+
+impl From<Stuck> for SimErrorKind {
+    fn from(stuck: Stuck) -> Self {
+        Self::Stuck(stuck.to_string())
+    }
+}
+
+impl Sim {
+    /// A run, to be set up.
+    pub fn builder() -> SimBuilder {
+        SimBuilder {
+            seed: 0,
+            setup: Setup {
+                agents: 3,
+                timing: Timing::default(),
+                weather: Weather::default(),
+                disk: DiskPace::default(),
+                compaction: Compaction::default(),
+                ppm_max: 100,
+            },
+            pace: Pace::default(),
+            schedule: Vec::new(),
+            founded: true,
+        }
+    }
+
+    /// Starts all agents and waits until they serve.
+    fn found(&self) -> Result<(), SimErrorKind> {
+        let fleet = &self.shared.fleet;
+        (0..fleet.count()).for_each(|agent| fleet.start(agent));
+        let all_up = async {
+            for agent in 0..fleet.count() {
+                fleet.up(agent).await;
+            }
+        };
+        if self.shared.kernel.run(runtime::timeout(FOUNDED_WITHIN, all_up))?.is_ok() {
+            return Ok(());
+        }
+        let of = |agent| fleet.start_error(agent).map(|error| format!("agent {agent}: {error}"));
+        let errors: Vec<String> = (0..fleet.count()).filter_map(of).collect();
+        Err(SimErrorKind::NotFounded(errors.join("; ")))
+    }
+
+    /// How many agents there are; they are numbered from 0.
+    #[must_use]
+    pub fn agents(&self) -> usize {
+        self.shared.fleet.count()
+    }
+
+    /// The agent, if it serves.
+    #[must_use]
+    pub fn agent(&self, agent: usize) -> Option<Agent> {
+        self.shared.fleet.agent(agent)
+    }
+
+    /// The agent, as soon as it serves. Cancel-safe.
+    pub async fn up(&self, agent: usize) -> Agent {
+        self.shared.fleet.up(agent).await
+    }
+
+    /// Why the agent did not start when it was started last; nothing while it starts, and when it has.
+    #[must_use]
+    pub fn start_error(&self, agent: usize) -> Option<String> {
+        self.shared.fleet.start_error(agent)
+    }
+
+    /// Does something to the world, now.
+    pub fn fault(&self, fault: Fault) {
+        self.shared.fleet.fault(&fault);
+    }
+
+    /// Runs a client beside an agent, in its process: it stands still when the agent does, goes by its clock, and is
+    /// dropped when it ends. Where there is no process it is dropped at once.
+    pub fn on<F>(&self, agent: usize, client: F) -> Job<F::Output>
+    where
+        F: Future + 'static,
+    {
+        let (tell, told) = oneshot::channel();
+        let place = self.shared.kernel.place(machine(agent));
+        self.shared.kernel.spawn(place, async move {
+            if let Ok(output) = world::guarded(client).await {
+                let _ = tell.send(output);
+            }
+        });
+        Job(told)
+    }
+
+    /// Waits; beside an agent, by its clock, elsewhere by the true time. Cancel-safe.
+    pub async fn sleep(&self, span: Duration) {
+        runtime::sleep(span).await;
+    }
+
+    /// The true time since the beginning.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.shared.tracer.now()
+    }
+
+    /// What the agent's clock for leases shows.
+    #[must_use]
+    pub fn clock(&self, agent: usize) -> Moment {
+        self.shared.kernel.clocks().leases(machine(agent))
+    }
+
+    /// The wall clock where this is asked, in milliseconds since 1970.
+    #[must_use]
+    pub fn wall_unix_ms(&self) -> u64 {
+        clock::wall_unix_ms()
+    }
+
+    /// The run's seed.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.shared.seed
+    }
+
+    /// A random number below this one, of the stream for workloads; 0 if there is none.
+    #[must_use]
+    pub fn random_below(&self, end: u64) -> u64 {
+        self.shared.workload.borrow_mut().below(end)
+    }
+
+    /// A random span between the two, of the stream for workloads.
+    #[must_use]
+    pub fn random_span(&self, least: Duration, most: Duration) -> Duration {
+        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.shared.workload.borrow_mut().between(nanos(least), nanos(most)))
+    }
+
+    /// Writes something into the trace, and with that into its hash.
+    pub fn note(&self, text: impl Into<String>) {
+        self.shared.tracer.note(Event::Note(text.into()));
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn trace(&self) -> Trace {
+        self.shared.tracer.trace(self.shared.kernel.pulse())
+    }
+}
+
+impl fmt::Debug for Sim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sim")
+            .field("seed", &self.shared.seed)
+            .field("now", &self.now())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A client that runs beside an agent. Dropping it leaves the client running.
+#[derive(Debug)]
+#[must_use = "it tells what became of the client"]
+pub struct Job<T>(oneshot::Receiver<T>);
+
+/// The client ended with its agent's process, or panicked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the client ended with its agent's process")]
+pub struct JobEnded;
+
+impl<T> Future for Job<T> {
+    type Output = Result<T, JobEnded>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll_unpin(cx).map_err(|_| JobEnded)
+    }
+}

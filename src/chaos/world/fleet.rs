@@ -1,0 +1,240 @@
+//! The agents and their machines: starting them, through the agent's own builder, and doing things to them.
+//!
+//! Agent `n` lives on the kernel's machine `n + 1`; machine 0 is the world outside.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+
+use tokio::sync::Notify;
+
+use super::{
+    disk::{Disk, DiskPace},
+    fault::Fault,
+    network::{Death, Network},
+    site::SimSite,
+    weather::Weather,
+};
+use crate::{
+    Agent, Timing,
+    chaos::{
+        kernel::{Chance, Kernel, NodeClock, Power, Stream},
+        trace::{Event, Tracer},
+    },
+    raft::Compaction,
+    time::Moment,
+};
+
+/// How a fleet is made.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    pub(crate) agents: usize,
+    pub(crate) timing: Timing,
+    pub(crate) weather: Weather,
+    pub(crate) disk: DiskPace,
+    pub(crate) compaction: Compaction,
+    /// No clock is off by more than this rate, in the beginning.
+    pub(crate) ppm_max: u64,
+}
+
+/// One agent's place: what is there at the moment.
+#[derive(Default)]
+struct Seat {
+    agent: Option<Agent>,
+    /// It hears what the agent applies, and nobody else keeps it.
+    site: Option<Arc<SimSite>>,
+    /// Why it did not start.
+    error: Option<String>,
+    lives: u32,
+}
+
+struct Shared {
+    kernel: Kernel,
+    tracer: Tracer,
+    setup: Setup,
+    network: Network,
+    disks: Vec<Disk>,
+    seats: RefCell<Vec<Seat>>,
+    chance: RefCell<Stream>,
+    /// Told when a seat changes.
+    news: Notify,
+}
+
+/// See the file's head. Clones are the same fleet.
+#[derive(Clone)]
+pub(crate) struct Fleet(Rc<Shared>);
+
+/// The kernel's machine of an agent.
+pub(crate) const fn machine(agent: usize) -> usize {
+    agent + 1
+}
+
+fn address(agent: usize) -> String {
+    format!("agent-{agent}:7101")
+}
+
+impl Fleet {
+    /// Machines with empty disks, on which nothing runs.
+    pub(crate) fn new(seed: u64, kernel: &Kernel, tracer: &Tracer, setup: Setup) -> Self {
+        let network = Network::new(seed, setup.weather.clone(), tracer.clone());
+        let mut chance = Stream::of(seed, Chance::Faults);
+        let disks = (0..setup.agents)
+            .map(|agent| {
+                network.assign(&address(agent), agent);
+                let machine = kernel.add_machine();
+                kernel.kill(machine);
+                let clocks = kernel.clocks();
+                clocks.reboot(machine, uptime(&mut chance));
+                let spread = i64::try_from(setup.ppm_max).unwrap_or(0);
+                clocks.set_rate(machine, chance.between(0, 2 * setup.ppm_max) as i64 - spread);
+                // As far as machines are apart that ask a time server now and then.
+                clocks.set_wall(machine, chance.between(0, 200) as i64 - 100);
+                Disk::new(seed, agent, setup.disk.clone(), tracer.clone())
+            })
+            .collect();
+        Self(Rc::new(Shared {
+            kernel: kernel.clone(),
+            tracer: tracer.clone(),
+            seats: RefCell::new((0..setup.agents).map(|_| Seat::default()).collect()),
+            setup,
+            network,
+            disks,
+            chance: RefCell::new(chance),
+            news: Notify::new(),
+        }))
+    }
+
+    /// How many agents there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.setup.agents
+    }
+
+    /// The agent, if it serves.
+    pub(crate) fn agent(&self, agent: usize) -> Option<Agent> {
+        self.0.seats.borrow().get(agent)?.agent.clone()
+    }
+
+    /// Why the agent did not start, if it didn't.
+    pub(crate) fn start_error(&self, agent: usize) -> Option<String> {
+        self.0.seats.borrow().get(agent)?.error.clone()
+    }
+
+    /// The agent, once it serves.
+    pub(crate) async fn up(&self, agent: usize) -> Agent {
+        loop {
+            let news = self.0.news.notified();
+            if let Some(agent) = self.agent(agent) {
+                return agent;
+            }
+            news.await;
+        }
+    }
+
+    /// Does something to the world, now.
+    pub(crate) fn fault(&self, fault: &Fault) {
+        self.0.tracer.note(Event::Fault(fault.to_string()));
+        if fault.agents().iter().any(|agent| *agent >= self.count()) {
+            return;
+        }
+        let Shared { kernel, network, disks, .. } = &*self.0;
+        let clocks = kernel.clocks();
+        let nanos = |span: &Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
+        match fault {
+            Fault::Crash(agent) => self.end(*agent, Death::Reset),
+            Fault::PowerLoss(agent) => {
+                self.end(*agent, Death::Silent);
+                disks[*agent].cut_power();
+            }
+            Fault::Restart(agent) => self.start(*agent),
+            Fault::Pause(agent) => kernel.pause(machine(*agent)),
+            Fault::Suspend(agent) => kernel.suspend(machine(*agent)),
+            Fault::Resume(agent) => kernel.resume(machine(*agent)),
+            Fault::Cut { from, to } => network.change(|skies| skies.cut(*from, *to)),
+            Fault::Heal { from, to } => network.change(|skies| skies.heal(*from, *to)),
+            Fault::Isolate(agent) => network.change(|skies| skies.isolate(*agent)),
+            Fault::Rejoin(agent) => network.change(|skies| skies.rejoin(*agent)),
+            Fault::HealAll => network.change(|skies| skies.heal_all()),
+            Fault::Weather(weather) => network.change(|skies| skies.set_general(weather.clone())),
+            Fault::WeatherBetween { from, to, weather } => {
+                network.change(|skies| skies.set(*from, *to, weather.clone()));
+            }
+            Fault::ClockRate { agent, ppm } => clocks.set_rate(machine(*agent), *ppm),
+            Fault::ClockForth { agent, by } => clocks.jump(machine(*agent), nanos(by)),
+            Fault::ClockBack { agent, by } => clocks.jump(machine(*agent), -nanos(by)),
+            Fault::WallClock { agent, wrong_ms } => clocks.set_wall(machine(*agent), *wrong_ms),
+            Fault::Disk { agent, fault } => disks[*agent].fault(*fault),
+        }
+    }
+
+    /// Ends an agent's process, and its machine with it if that has no power.
+    fn end(&self, agent: usize, death: Death) {
+        let remains = self.0.network.unplug(&address(agent), death);
+        // First the tasks, then what they shared: its destructors find a machine on which nothing can be started.
+        self.0.kernel.kill(machine(agent));
+        let old = self.0.seats.borrow_mut().get_mut(agent).map(|seat| (seat.agent.take(), seat.site.take()));
+        drop(old);
+        drop(remains);
+        if death == Death::Silent {
+            let reading = uptime(&mut self.0.chance.borrow_mut());
+            self.0.kernel.clocks().reboot(machine(agent), reading);
+        }
+    }
+
+    /// Starts an agent on its disk.
+    pub(crate) fn start(&self, agent: usize) {
+        let Shared { kernel, tracer, network, setup, .. } = &*self.0;
+        if kernel.power(machine(agent)) != Power::Off {
+            self.end(agent, Death::Reset);
+        }
+        network.power_up(&address(agent));
+        kernel.revive(machine(agent));
+        let disk = self.0.disks[agent].clone();
+        let site = SimSite::new(agent, network.clone(), disk, tracer.clone(), setup.compaction);
+        let site = Arc::new(site);
+        let life = {
+            let mut seats = self.0.seats.borrow_mut();
+            let Some(seat) = seats.get_mut(agent) else { return };
+            seat.lives += 1;
+            seat.error = None;
+            seat.site = Some(site.clone());
+            seat.lives
+        };
+        tracer.note(Event::Started { agent, life });
+        let clock = NodeClock { clocks: kernel.clocks().clone(), node: machine(agent) };
+        let builder = Agent::builder(format!("agent-{agent}"))
+            .listen(address(agent))
+            .founders((0..setup.agents).map(address))
+            .timing(setup.timing)
+            .clock(Arc::new(clock))
+            .site(site);
+        let fleet = self.clone();
+        kernel.spawn_guarded(kernel.place(machine(agent)), async move {
+            let started = builder.start().await;
+            fleet.started(agent, started.map_err(|error| error.to_string()));
+        });
+    }
+
+    fn started(&self, agent: usize, started: Result<Agent, String>) {
+        self.0.tracer.note(match &started {
+            Ok(_) => Event::Ready { agent },
+            Err(error) => Event::NotStarted { agent, error: error.clone() },
+        });
+        if let Some(seat) = self.0.seats.borrow_mut().get_mut(agent) {
+            match started {
+                Ok(agent) => seat.agent = Some(agent),
+                Err(error) => seat.error = Some(error),
+            }
+        }
+        self.0.news.notify_waiters();
+    }
+
+    /// Lets go of all agents, at the end.
+    pub(crate) fn end_all(&self) {
+        for agent in 0..self.count() {
+            self.end(agent, Death::Silent);
+        }
+    }
+}
+
+/// What a machine's clocks show that was switched on a while ago.
+fn uptime(chance: &mut Stream) -> Moment {
+    Moment::from_nanos(chance.between(100, 1_000_000) * 1_000_000_000)
+}

@@ -1,0 +1,13 @@
+//! Whole clusters in a simulation.
+//!
+//! | file | what it asks |
+//! | --- | --- |
+//! | `replay.rs` | is a run the same each time? |
+//! | `cluster.rs` | does a simulated cluster do what a real one does? |
+//! | `storm.rs` | does it bear much at once? The run that is replayed |
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as loudly as tests")]
+
+mod cluster;
+mod replay;
+mod storm;

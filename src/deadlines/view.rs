@@ -8,9 +8,10 @@ use super::*;
 pub(crate) struct Kept {
     pub(crate) id: LeaseId,
     pub(crate) token: Option<Token>,
-    /// `None` while its expiry is being proposed: then no deadline counts.
-    pub(crate) at: Option<Moment>,
+    pub(crate) at: Moment,
     pub(crate) renewable: bool,
+    /// Its expiry is being proposed: until that fails, its deadline isn't looked at.
+    pub(crate) expiring: bool,
 }
 
 /// The moments that the whole has.
@@ -27,8 +28,9 @@ impl Deadlines {
         self.entries.iter().map(|(id, entry)| Kept {
             id: *id,
             token: entry.token(),
-            at: (entry.state != State::Expiring).then(|| self.moment(entry.at)),
+            at: self.moment(entry.at),
             renewable: entry.state == State::Renewable,
+            expiring: entry.state == State::Expiring,
         })
     }
 
@@ -38,6 +40,6 @@ impl Deadlines {
 
     /// Whether [`due`](Self::due) would hand something out.
     pub(crate) fn has_due(&self, now: Moment) -> bool {
-        self.frozen_since.is_none() && self.queue.first().is_some_and(|slot| self.moment(slot.at) <= now)
+        self.frozen_since.is_none() && self.queue.first().is_some_and(|(slot, ())| self.moment(slot.at) <= now)
     }
 }

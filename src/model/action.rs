@@ -51,6 +51,7 @@ impl Protocol {
                 push_if(left.stalls > 0, actions, Action::Stall(node));
                 push_if(left.doubts > 0, actions, Action::Doubt(node));
                 actions.push(Action::Trust(node));
+                urgent |= state.has_doubted(node, self.world.stall_ticks);
             }
             if left.elections > 0 && node != state.leader {
                 for survive in 0..=state.tail.len() {

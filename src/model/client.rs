@@ -47,7 +47,7 @@ impl State {
             Phase::Idle | Phase::Asking(_) => return None,
             Phase::Holding(_, session) if session.clone().check(now).is_err() => return None,
             // Another one in the same moment brings nothing new.
-            Phase::Holding(_, session) if session.deadline() == now + world.drift().shorten(world.ttl()) => {
+            Phase::Holding(_, session) if session.deadline() == now + world.holders_drift().shorten(world.ttl()) => {
                 return None;
             }
             Phase::Waiting | Phase::Confirming(_) | Phase::Holding(..) => {}
@@ -166,7 +166,7 @@ impl State {
     /// Has the lease in hand, as of a request sent at `sent`.
     fn hold(&mut self, world: &World, client: usize, token: Token, sent: Moment) {
         let from = if world.is(Mutant::CountsFromAnswer) { self.client_now(client) } else { sent };
-        let session = Session::granted(from, world.ttl(), world.drift());
+        let session = Session::granted(from, world.ttl(), world.holders_drift());
         self.give_up_answers(client);
         self.clients[client].phase = Phase::Holding(token, session);
     }

@@ -44,13 +44,13 @@ impl State {
     pub(super) fn fresh_deadlines(&self, world: &World, node: usize) -> Deadlines {
         let live = self.table.all_live();
         let held = live.map(|(id, live)| (id, live.token, Duration::from_millis(live.ttl_ms)));
-        let fresh = Deadlines::new(self.term, world.drift(), self.node_now(node), held);
+        let fresh = Deadlines::new(self.term, world.leaders_drift(), self.node_now(node), held);
         fresh.with_stall(HEARTBEAT, TOLERANCE)
     }
 
     /// The mutant's: each lease that the node knew in its earlier term has the deadline that it had then.
     fn kept_deadlines(&self, world: &World, node: usize, kept: &Deadlines) -> Deadlines {
-        let span = world.drift().lengthen(world.ttl());
+        let span = world.leaders_drift().lengthen(world.ttl());
         let mut began: Vec<(Moment, _, _)> = self
             .table
             .all_live()
@@ -60,14 +60,14 @@ impl State {
             })
             .collect();
         began.sort_unstable();
-        let mut deadlines = Deadlines::new(self.term, world.drift(), Moment::ZERO, []);
+        let mut deadlines = Deadlines::new(self.term, world.leaders_drift(), Moment::ZERO, []);
         for (from, id, token) in began {
             deadlines.began(id, token, world.ttl(), from);
         }
         deadlines.with_stall(HEARTBEAT, TOLERANCE)
     }
 
-    fn deadlines_mut(&mut self, node: usize) -> Option<&mut Deadlines> {
+    pub(super) fn deadlines_mut(&mut self, node: usize) -> Option<&mut Deadlines> {
         self.nodes[node].reign.as_mut()?.deadlines.as_mut().map(Arc::make_mut)
     }
 
@@ -224,6 +224,12 @@ impl State {
         }
         self.deadlines_mut(node)?.freeze(now);
         Some(())
+    }
+
+    /// Whether the node has heard no majority for so many ticks.
+    pub(super) fn has_doubted(&self, node: usize, ticks: u64) -> bool {
+        let since = self.deadlines(node).and_then(|deadlines| deadlines.moments().frozen_since);
+        since.is_some_and(|since| self.tick - self.tick_at(node, since) >= ticks)
     }
 
     pub(super) fn trust(&mut self, node: usize) -> Option<()> {

@@ -11,21 +11,17 @@ mod world;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
 use stateright::{Model, Property};
 
 use self::{
     action::Action,
-    rules::Seen,
     world::{State, World},
 };
 
-/// A world, and what has been seen of it.
+/// The protocol in one world.
 #[derive(Debug, Clone)]
-pub(crate) struct Protocol {
+struct Protocol {
     world: World,
-    seen: Arc<Seen>,
 }
 
 impl Model for Protocol {
@@ -41,14 +37,14 @@ impl Model for Protocol {
     }
 
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
-        let next = self.step(state, action)?;
-        if next.notes != 0 {
-            self.seen.add(next.notes);
-        }
-        Some(next)
+        self.step(state, action)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        rules::always()
+        rules::always().chain(rules::sometimes(&self.world.sometimes)).collect()
+    }
+
+    fn format_action(&self, action: &Action) -> String {
+        format!("{action:?}")
     }
 }

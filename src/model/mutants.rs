@@ -9,8 +9,10 @@ pub(super) enum Mutant {
     NoQuorum,
     /// The holder counts from the answer's arrival, not from before it sent.
     CountsFromAnswer,
-    /// Neither side allows for drift.
-    NoMargin,
+    /// The holder believes for the whole ttl on its clock, however slow that is.
+    HolderWithoutMargin,
+    /// The leader waits for no more than the ttl on its clock, however fast that is.
+    LeaderWithoutMargin,
     /// A leader that leads again goes on with the deadlines of its earlier term.
     KeepsDeadlines,
     /// An expiry counts in whatever term it was appended.

@@ -1,12 +1,10 @@
 //! What must always hold, and what must happen in some run, or the run shows nothing.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use stateright::Property;
 
 use super::{
     Protocol,
-    world::{CLIENTS, Id, Pending, Phase, State, World, Written},
+    world::{CLIENTS, Id, Pending, Phase, State, Written},
 };
 use crate::{
     table::{Event, Outcome},
@@ -47,46 +45,39 @@ pub(super) enum Note {
     WaiterExpired,
 }
 
-const NOTES: [(Note, &str); 16] = [
-    (Note::HandoverByExpiry, "a lease expires, and its waiter is granted it"),
-    (Note::HandoverByRelease, "a lease is released, and its waiter is granted it"),
-    (Note::RenewalRacesExpiry, "a renewal comes while its lease is being expired"),
-    (Note::RenewedAfterDeadline, "a renewal comes after the deadline, before the timer, and counts"),
-    (Note::IgnoredByTerm, "a deposed leader's expiry is ignored by its term"),
-    (Note::InheritedExpiry, "an expiry commits under the next leader"),
-    (Note::Confirmed, "a lease is confirmed by a renewal before it is in hand"),
-    (Note::GoneBeforeConfirmed, "a lease is gone before it could be confirmed"),
-    (Note::AnsweredFromMemory, "a copy of an acquire is answered from memory"),
-    (Note::TooOld, "an acquire is older than the memory of ended ids"),
-    (Note::TwoLeaders, "two nodes believe that they lead"),
-    (Note::RetriedInTime, "a renewal is lost, and the next one is in time"),
-    (Note::AnsweredTooLate, "a renewal is answered after the holder's deadline"),
-    (Note::Stall, "a leader stands still while renewals wait to be read"),
-    (Note::Thawed, "a leader hears no majority for a while"),
-    (Note::WaiterExpired, "a waiter expires in the queue"),
+type Look = fn(&Protocol, &State) -> bool;
+
+const NOTES: [(Note, &str, Look); 16] = [
+    (Note::HandoverByExpiry, "a lease expires, and its waiter is granted it", brought::<{ Note::HandoverByExpiry as u32 }>),
+    (Note::HandoverByRelease, "a lease is released, and its waiter is granted it", brought::<{ Note::HandoverByRelease as u32 }>),
+    (Note::RenewalRacesExpiry, "a renewal comes while its lease is being expired", brought::<{ Note::RenewalRacesExpiry as u32 }>),
+    (Note::RenewedAfterDeadline, "a renewal comes after the deadline, before the timer, and counts", brought::<{ Note::RenewedAfterDeadline as u32 }>),
+    (Note::IgnoredByTerm, "a deposed leader's expiry is ignored by its term", brought::<{ Note::IgnoredByTerm as u32 }>),
+    (Note::InheritedExpiry, "an expiry commits under the next leader", brought::<{ Note::InheritedExpiry as u32 }>),
+    (Note::Confirmed, "a lease is confirmed by a renewal before it is in hand", brought::<{ Note::Confirmed as u32 }>),
+    (Note::GoneBeforeConfirmed, "a lease is gone before it could be confirmed", brought::<{ Note::GoneBeforeConfirmed as u32 }>),
+    (Note::AnsweredFromMemory, "a copy of an acquire is answered from memory", brought::<{ Note::AnsweredFromMemory as u32 }>),
+    (Note::TooOld, "an acquire is older than the memory of ended ids", brought::<{ Note::TooOld as u32 }>),
+    (Note::TwoLeaders, "two nodes believe that they lead", brought::<{ Note::TwoLeaders as u32 }>),
+    (Note::RetriedInTime, "a renewal is lost, and the next one is in time", brought::<{ Note::RetriedInTime as u32 }>),
+    (Note::AnsweredTooLate, "a renewal is answered after the holder's deadline", brought::<{ Note::AnsweredTooLate as u32 }>),
+    (Note::Stall, "a leader stands still while renewals wait to be read", brought::<{ Note::Stall as u32 }>),
+    (Note::Thawed, "a leader hears no majority for a while", brought::<{ Note::Thawed as u32 }>),
+    (Note::WaiterExpired, "a waiter expires in the queue", brought::<{ Note::WaiterExpired as u32 }>),
 ];
 
-/// How often each was seen, in all runs of one checker.
-#[derive(Debug, Default)]
-pub(super) struct Seen([AtomicU64; NOTES.len()]);
-
-impl Seen {
-    pub(super) fn add(&self, notes: u32) {
-        for (bit, count) in self.0.iter().enumerate().filter(|(bit, _)| notes >> bit & 1 == 1) {
-            let _ = bit;
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    pub(super) fn has(&self, note: Note) -> bool {
-        self.0[note as usize].load(Ordering::Relaxed) > 0
-    }
-
-    /// Each with its number.
-    pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
-        NOTES.iter().map(|(note, name)| (*name, self.0[*note as usize].load(Ordering::Relaxed))).collect()
-    }
+/// Whether the last step brought it.
+fn brought<const NOTE: u32>(_: &Protocol, state: &State) -> bool {
+    state.notes >> NOTE & 1 == 1
 }
+
+/// What has to happen in some run of this world.
+pub(super) fn sometimes(wanted: &[Note]) -> impl Iterator<Item = Property<Protocol>> + '_ {
+    let wanted = NOTES.iter().filter(move |(note, ..)| wanted.contains(note));
+    wanted.map(|(_, name, look)| Property::sometimes(*name, *look))
+}
+
+pub(super) fn all_notes() -> Vec<Note> { NOTES.iter().map(|n| n.0).collect() }
 
 pub(super) const ONE_BELIEVER: &str = "L1: at most one check succeeds";
 pub(super) const TOKENS_INCREASE: &str = "L2: the tokens of a name's grants increase";
@@ -96,11 +87,11 @@ pub(super) const DEAD_FOR_EVER: &str = "L7: an id that has ended is never grante
 pub(super) const INVARIANTS: &str = "the table's invariants hold";
 
 /// All that must always hold.
-pub(super) fn always() -> Vec<Property<Protocol>> {
+pub(super) fn always() -> impl Iterator<Item = Property<Protocol>> {
     fn intact(state: &State, rule: Rule) -> bool {
         state.broken >> rule as u8 & 1 == 0
     }
-    vec![
+    [
         Property::always(ONE_BELIEVER, |_, state: &State| state.believers().count() <= 1),
         Property::always(TOKENS_INCREASE, |_, state: &State| intact(state, Rule::TokensIncrease)),
         Property::always(NOT_EARLY, |_, state: &State| intact(state, Rule::NotEarly)),
@@ -108,6 +99,7 @@ pub(super) fn always() -> Vec<Property<Protocol>> {
         Property::always(DEAD_FOR_EVER, |_, state: &State| intact(state, Rule::DeadForEver)),
         Property::always(INVARIANTS, |_, state: &State| intact(state, Rule::Invariants)),
     ]
+    .into_iter()
 }
 
 impl State {

@@ -1,4 +1,3 @@
-use std::sync::Arc;
 use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
@@ -19,6 +18,7 @@ fn world() -> World {
         slow_commits: false,
         last_tick: None,
         mutant: None,
+        sometimes: vec![],
     }
 }
 
@@ -42,8 +42,9 @@ fn explore() {
     world.clocks = match env("CLOCKS", 0) { 0 => vec![Clocks::new(Slow, Slow, Fast, Fast)], 1 => vec![Clocks::new(True,True,True,True)],
         2 => vec![Clocks::new(Fast,Fast,Slow,Slow)], 3 => vec![Clocks::new(Slow,Fast,Slow,Fast)], _ => vec![Clocks::new(Slow, Slow, Fast, Fast), Clocks::new(Fast,Fast,Slow,Slow),Clocks::new(Slow,Fast,Slow,Fast)] };
     use Mutant::*;
-    world.mutant = [None, Some(NoQuorum), Some(CountsFromAnswer), Some(NoMargin), Some(KeepsDeadlines), Some(NoTermCheck), Some(RenewsExpiring), Some(ForgetsEnded), Some(NoConfirmation), Some(NoCompensation)][env("MUTANT", 0) as usize];
-    let protocol = Protocol { world, seen: Arc::default() };
+    world.mutant = [None, Some(NoQuorum), Some(CountsFromAnswer), Some(HolderWithoutMargin), Some(LeaderWithoutMargin), Some(KeepsDeadlines), Some(NoTermCheck), Some(RenewsExpiring), Some(ForgetsEnded), Some(NoConfirmation), Some(NoCompensation)][env("MUTANT", 0) as usize];
+        if std::env::var_os("NOTES").is_some() { world.sometimes = all_notes(); }
+    let protocol = Protocol { world };
     let began = Instant::now();
     let want = match std::env::var("WANT").as_deref() {
         Ok("L1") => HasDiscoveries::AnyOf([ONE_BELIEVER].into()),
@@ -52,19 +53,16 @@ fn explore() {
         _ => HasDiscoveries::AnyFailures,
     };
     let builder = protocol.clone().checker().threads(env("THREADS", 1) as usize).finish_when(want).target_state_count(env("MOST", 30_000_000) as usize);
-    fn report<C: Checker<Protocol>>(protocol: &Protocol, began: Instant, checker: C) {
+    fn report<C: Checker<Protocol>>(began: Instant, checker: C) {
     eprintln!("{} unique of {}, depth {}, {:?}", checker.unique_state_count(), checker.state_count(), checker.max_depth(), began.elapsed());
-    for (name, count) in protocol.seen.counts() {
-        eprintln!("  {count:>9} {name}");
-    }
     for (name, path) in checker.discoveries() {
-        eprintln!("BROKEN {name}");
+        eprintln!("FOUND {name} {}", path.clone().into_vec().len()); if !name.contains(": ") && env("PATHS",0)==0 { continue; }
         for (state, action) in path.into_vec() {
             if let Some(action) = action { eprintln!("   {:>3} {}", state.tick, describe(&state, action)); }
         }
     }
     }
-    if env("DFS", 0) == 1 { report(&protocol, began, builder.spawn_dfs().join()) } else { report(&protocol, began, builder.spawn_bfs().join()) }
+    if env("DFS", 0) == 1 { report(began, builder.spawn_dfs().join()) } else { report(began, builder.spawn_bfs().join()) }
 }
 
 #[test]
@@ -77,7 +75,7 @@ fn alike() {
     world.memory = env("MEMORY", 1000) as usize;
     world.stall_ticks = env("STALLT", 2);
     world.budget = Budget { elections: env("E", 0) as u8, stalls: env("S", 0) as u8, duplicates: env("D", 0) as u8, failures: env("F", 0) as u8, doubts: env("DOUBT", 0) as u8, cancels: env("C", 0) as u8, releases: env("R", 1) as u8 };
-    let protocol = Protocol { world, seen: Arc::default() };
+    let protocol = Protocol { world };
     let mut queue = VecDeque::from(protocol.init_states());
     let mut known: BTreeMap<Vec<u8>, (State, BTreeSet<Vec<u8>>)> = BTreeMap::new();
     let after = |state: &State| -> Vec<(crate::model::Action, State)> {
@@ -96,7 +94,7 @@ fn alike() {
                 if *seen != views {
                     differ += 1;
                     if differ <= env("SHOW", 1) {
-                    eprintln!("{view:?}\n{first:#?}\n{state:#?}");
+                    if env("FULL",0)==1 {eprintln!("{view:?}\n{first:#?}\n{state:#?}");} else { eprintln!("{view:?}"); }
                     for v in seen.difference(&views) { eprintln!("only first {v:?}"); }
                     for v in views.difference(seen) { eprintln!("only second {v:?}"); }
                     for (a, n) in next { if !seen.contains(&n.view()) { eprintln!("second by {a:?}"); } }

@@ -42,16 +42,27 @@ impl State {
         let mut expiries = std::mem::take(&mut self.expiries);
         expiries.retain(|expiry| self.matching(expiry).next().is_some());
         self.expiries = expiries;
-        for node in 0..NODES {
-            if self.leader != node && self.mutant.is_none() && self.is_spent(node) {
+        let leader = self.leader;
+        for node in (0..NODES).filter(|node| *node != leader) {
+            self.forget_deadlines(node);
+            if self.mutant.is_none() && self.is_spent(node) {
                 self.nodes[node].reign = None;
             }
         }
     }
 
+    /// A deposed leader's deadlines of which nothing can come end, as if it had applied what ended the leases.
+    fn forget_deadlines(&mut self, node: usize) {
+        let Some(deadlines) = self.deadlines(node) else { return };
+        let vain: Vec<_> = deadlines.kept().filter(|kept| !self.matters(node, kept)).map(|kept| kept.id).collect();
+        if !vain.is_empty() && let Some(deadlines) = self.deadlines_mut(node) {
+            vain.iter().for_each(|id| deadlines.ended(id));
+        }
+    }
+
     /// Whether nothing can come of this deposed leader any more.
     fn is_spent(&self, node: usize) -> bool {
-        let of = |kept: &Kept| self.matters(node, kept) && kept.at.is_some();
+        let of = |kept: &Kept| self.matters(node, kept) && !kept.expiring;
         let due = self.deadlines(node).is_some_and(|deadlines| deadlines.kept().any(|kept| of(&kept)));
         let asked = self.mail.iter().any(|mail| mail.place.node() == Some(node));
         let proposes = self.expiries.iter().any(|expiry| expiry.node == node);

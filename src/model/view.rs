@@ -5,12 +5,13 @@
 //! two nodes: of the four ways to name them the least view counts.
 
 use std::{
+    cmp::Ordering,
     hash::{Hash, Hasher},
     time::Duration,
 };
 
 use super::world::{
-    Answer, Ask, CLIENTS, DRIFT, Expiry, Id, Mail, NODES, Node, Phase, Place, Reign, State, UNIT, Written,
+    Answer, Ask, CLIENTS, Expiry, Id, Mail, NODES, Node, Phase, Place, Reign, State, UNIT, Written, holders_drift,
 };
 use super::mutants::Mutant;
 use crate::{deadlines::view::Kept, id::LeaseId, table::State as Standing, time::Moment, token::Token};
@@ -37,29 +38,35 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Clients and nodes are named in the order of what there is to say of each. Of those of whom the same is to be said
-    /// either name is right.
+    /// The clients are named in the order of what there is to say of each; where it is the same of both, either name may be
+    /// right, and the least view counts. The nodes differ: one of them leads the newest term.
     fn least(state: &'a State) -> Vec<u8> {
-        let mut view = Self { state, clients: [0, 1], nodes: [0, 1], bytes: Vec::with_capacity(256) };
-        let mut all = [Vec::new(), Vec::new()];
-        for client in 0..CLIENTS {
+        let [a, b] = [0, 1].map(|client| {
+            let mut view = Self::new(state, [0, 1]);
             view.client(client);
-            all[client] = std::mem::replace(&mut view.bytes, Vec::with_capacity(256));
+            view.bytes
+        });
+        match a.cmp(&b) {
+            Ordering::Less => Self::named(state, [0, 1], &[a, b]),
+            Ordering::Greater => Self::named(state, [1, 0], &[b, a]),
+            Ordering::Equal => {
+                let clients = [a, b];
+                Self::named(state, [0, 1], &clients).min(Self::named(state, [1, 0], &clients))
+            }
         }
-        if all[1] < all[0] {
-            view.clients = [1, 0];
-            all.swap(0, 1);
-        }
-        let mut both = [Vec::new(), Vec::new()];
-        for node in 0..NODES {
-            view.node(node);
-            both[node] = std::mem::replace(&mut view.bytes, Vec::with_capacity(256));
-        }
-        if both[1] < both[0] {
-            view.nodes = [1, 0];
-            both.swap(0, 1);
-        }
-        view.bytes.extend(all.iter().chain(&both).flatten());
+    }
+
+    fn new(state: &'a State, clients: [usize; CLIENTS]) -> Self {
+        let nodes = if state.leader == 0 { [0, 1] } else { [1, 0] };
+        Self { state, clients, nodes, bytes: Vec::with_capacity(256) }
+    }
+
+    /// All there is to say, with these names for the clients.
+    fn named(state: &'a State, names: [usize; CLIENTS], clients: &[Vec<u8>; CLIENTS]) -> Vec<u8> {
+        let mut view = Self::new(state, names);
+        view.bytes.extend(clients.concat());
+        view.node(state.leader);
+        view.node(1 - state.leader);
         view.log();
         view.mail();
         let left = state.left;
@@ -105,13 +112,13 @@ impl<'a> View<'a> {
         let (tag, token, number, renewing) = match &of.phase {
             Phase::Idle => (0, None, 0, None),
             Phase::Asking(sent) => (1, None, fresh(*sent), None),
-            // Of a place in the queue nobody believes anything.
-            Phase::Waiting => (2, None, 0, of.renewing.map(|_| 0)),
+            // Of a place in the queue nobody believes anything; only that there is no second one in the same moment.
+            Phase::Waiting => (2, None, 0, of.renewing.map(|sent| u8::from(sent < now))),
             Phase::Confirming(token) => (3, Some(*token), 0, of.renewing.map(fresh)),
             Phase::Holding(token, session) => {
                 let left = session.deadline().since(now);
                 // What was sent longer ago than this extends nothing.
-                let useless = if left.is_zero() { Duration::ZERO } else { DRIFT.shorten(ttl) };
+                let useless = if left.is_zero() { Duration::ZERO } else { holders_drift(state.mutant).shorten(ttl) };
                 let renewing = of.renewing.map(|sent| units(age(sent).min(useless).as_nanos()));
                 (4, Some(*token), units(left.as_nanos()), renewing)
             }
@@ -156,12 +163,11 @@ impl<'a> View<'a> {
         let state = self.state;
         let Node { reign, stalled, kept } = &state.nodes[node];
         self.put(state.clocks.nodes[node] as usize);
-        self.put(usize::from(state.leader == node));
         self.put(stalled.map_or(0, |since| 1 + usize::try_from(state.tick - since).unwrap()));
         let now = state.node_now(node);
         if let Some(reign) = reign {
             self.put(1 + usize::try_from(state.term - reign.term).unwrap());
-            self.reign(node, reign, now);
+            self.reign(reign, now);
         } else {
             self.put(0);
         }
@@ -171,24 +177,26 @@ impl<'a> View<'a> {
         }
     }
 
-    fn reign(&mut self, node: usize, reign: &Reign, now: Moment) {
+    fn reign(&mut self, reign: &Reign, now: Moment) {
         let Some(deadlines) = &reign.deadlines else { return self.put(0) };
         let moments = deadlines.moments();
-        let relevant = || deadlines.kept().filter(|kept| self.state.matters(node, kept));
-        if relevant().next().is_none() && moments.frozen_since.is_none() {
-            return self.put(1);
-        }
         let frozen = moments.frozen_since.map_or(u8::MAX, |since| ahead(since, now));
-        let kept: Vec<_> = relevant().collect();
-        self.bytes.extend([2, ahead(moments.largest, now), ahead(moments.last_wake, now), frozen]);
-        self.deadlines(kept.into_iter(), now);
+        self.put(1);
+        self.bytes.push(frozen);
+        // With the first deadline that begins these begin anew.
+        if deadlines.kept().next().is_some() {
+            self.bytes.extend([ahead(moments.largest, now), ahead(moments.last_wake, now)]);
+        }
+        self.deadlines(deadlines.kept(), now);
     }
 
     fn deadlines(&mut self, kept: impl Iterator<Item = Kept>, now: Moment) {
         let mut all: Vec<_> = kept
             .map(|kept| {
-                let at = kept.at.map_or(u8::MAX, |at| ahead(at, now));
-                [self.lease(kept.id), self.token(kept.token), at, u8::from(kept.renewable)]
+                // When its expiry has failed it is due after now, whenever it was due before.
+                let at = if kept.expiring { kept.at.max(now) } else { kept.at };
+                let state = u8::from(kept.renewable) + 2 * u8::from(kept.expiring);
+                [self.lease(kept.id), self.token(kept.token), ahead(at, now), state]
             })
             .collect();
         all.sort_unstable();

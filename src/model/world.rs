@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::mutants::Mutant;
+use super::{mutants::Mutant, rules::Note};
 use crate::{
     deadlines::Deadlines,
     id::LeaseId,
@@ -26,10 +26,16 @@ pub(super) const IDS: usize = CLIENTS * IDS_PER_CLIENT;
 pub(super) const UNIT: Duration = Duration::from_millis(10);
 const UNITS_PER_TICK: u64 = 5;
 /// One unit in five: a slow clock shows four units a tick, a fast one six.
-pub(super) const DRIFT: Drift = match Drift::from_ppm(200_000) {
-    Some(drift) => drift,
-    None => panic!("below a million"),
-};
+pub(super) const DRIFT: Drift = drift(200_000);
+const NO_DRIFT: Drift = drift(0);
+
+const fn drift(ppm: u32) -> Drift {
+    match Drift::from_ppm(ppm) {
+        Some(drift) => drift,
+        None => panic!("below a million"),
+    }
+}
+
 /// A leader's timer wakes at every tick, however slow its clock is.
 pub(super) const HEARTBEAT: Duration = UNIT.saturating_mul(4);
 /// What a fast clock may show at a tick beyond the moment that was asked for, although nothing was late.
@@ -105,6 +111,8 @@ pub(super) struct World {
     /// No tick comes after this one, if there is a bound.
     pub(super) last_tick: Option<u64>,
     pub(super) mutant: Option<Mutant>,
+    /// What has to happen in some run.
+    pub(super) sometimes: Vec<Note>,
 }
 
 impl World {
@@ -112,17 +120,23 @@ impl World {
         ttl(self.ttl_ticks)
     }
 
-    /// The drift that the machines allow for.
-    pub(super) fn drift(&self) -> Drift {
-        match (self.mutant, Drift::from_ppm(0)) {
-            (Some(Mutant::NoMargin), Some(none)) => none,
-            _ => DRIFT,
-        }
+    pub(super) fn holders_drift(&self) -> Drift {
+        holders_drift(self.mutant)
+    }
+
+    /// The drift that the leaders allow for.
+    pub(super) fn leaders_drift(&self) -> Drift {
+        if self.is(Mutant::LeaderWithoutMargin) { NO_DRIFT } else { DRIFT }
     }
 
     pub(super) fn is(&self, mutant: Mutant) -> bool {
         self.mutant == Some(mutant)
     }
+}
+
+/// The drift that the holders allow for.
+pub(super) fn holders_drift(mutant: Option<Mutant>) -> Drift {
+    if mutant == Some(Mutant::HolderWithoutMargin) { NO_DRIFT } else { DRIFT }
 }
 
 /// So many ticks of true time.

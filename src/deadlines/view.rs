@@ -40,6 +40,7 @@ impl Deadlines {
 
     /// Whether [`due`](Self::due) would hand something out.
     pub(crate) fn has_due(&self, now: Moment) -> bool {
-        self.frozen_since.is_none() && self.queue.first().is_some_and(|(slot, ())| self.moment(slot.at) <= now)
+        self.frozen_since.is_none()
+            && self.queue.first().is_some_and(|(slot, ())| self.moment(slot.at) <= now)
     }
 }

@@ -50,7 +50,7 @@ impl Protocol {
             } else if state.nodes[node].reign.is_some() {
                 push_if(left.stalls > 0, actions, Action::Stall(node));
                 push_if(left.doubts > 0, actions, Action::Doubt(node));
-                actions.push(Action::Trust(node));
+                push_if(state.has_doubted(node, 1), actions, Action::Trust(node));
                 urgent |= state.has_doubted(node, self.world.stall_ticks);
             }
             if left.elections > 0 && node != state.leader {
@@ -64,9 +64,13 @@ impl Protocol {
             let full = state.mail_of(id.client()) >= self.world.mail_most;
             match place {
                 Place::Wire => {
-                    for node in 0..NODES {
+                    for node in (0..NODES).filter(|node| state.nodes[*node].reign.is_some()) {
                         actions.push(Action::Deliver { mail, node, copy: false });
-                        push_if(left.duplicates > 0, actions, Action::Deliver { mail, node, copy: true });
+                        push_if(
+                            left.duplicates > 0 && !full,
+                            actions,
+                            Action::Deliver { mail, node, copy: true },
+                        );
                     }
                     push_if(full, actions, Action::Lose(mail));
                 }
@@ -82,20 +86,24 @@ impl Protocol {
             }
         }
         for client in 0..CLIENTS {
-            match state.clients[client].phase {
-                Phase::Idle => actions.push(Action::Acquire(client)),
-                Phase::Asking(_) => actions.push(Action::AcquireAgain(client)),
-                Phase::Waiting => actions.extend([Action::HearOfTurn(client), Action::Renew(client)]),
-                Phase::Confirming(_) => actions.push(Action::Renew(client)),
+            let may_send = state.mail_of(client) < self.world.mail_most;
+            let phase = &state.clients[client].phase;
+            match phase {
+                Phase::Idle => push_if(may_send, actions, Action::Acquire(client)),
+                Phase::Asking(_) => push_if(may_send, actions, Action::AcquireAgain(client)),
+                Phase::Waiting => actions.push(Action::HearOfTurn(client)),
+                Phase::Confirming(_) => {}
                 Phase::Holding(..) => {
-                    actions.extend([Action::Renew(client), Action::Notice(client)]);
-                    push_if(left.releases > 0, actions, Action::Release(client));
+                    push_if(state.clients[client].renewing.is_some(), actions, Action::Notice(client));
+                    push_if(may_send && left.releases > 0, actions, Action::Release(client));
                 }
             }
-            push_if(left.cancels > 0, actions, Action::Cancel(client));
+            let renews = matches!(phase, Phase::Waiting | Phase::Confirming(_) | Phase::Holding(..));
+            push_if(may_send && renews, actions, Action::Renew(client));
+            push_if(may_send && left.cancels > 0, actions, Action::Cancel(client));
         }
-        if !state.tail.is_empty() {
-            urgent |= !self.world.slow_commits && state.runs(state.leader);
+        if !state.tail.is_empty() && state.runs(state.leader) {
+            urgent |= !self.world.slow_commits;
             actions.push(Action::Commit);
         }
         actions.extend((0..state.expiries.len()).map(Action::Propose));
@@ -103,8 +111,7 @@ impl Protocol {
             actions.extend((0..state.expiries.len()).map(Action::Fail));
             actions.extend((0..state.tail.len()).map(Action::GiveUp));
         }
-        let ends = self.world.last_tick.is_some_and(|last| state.tick >= last);
-        push_if(!urgent && !ends, actions, Action::Tick);
+        push_if(!urgent, actions, Action::Tick);
     }
 
     /// What comes of it; `None` where it isn't possible.
@@ -154,7 +161,8 @@ fn push_if(wanted: bool, actions: &mut Vec<Action>, action: Action) {
 /// What a step is called in a counterexample.
 pub(super) fn describe(state: &State, action: Action) -> String {
     let who = |client: usize| ["A", "B"][client];
-    let lease = |client: usize| state.id_of(client).map_or("?".to_owned(), |id| name(id.client(), id.serial()));
+    let lease =
+        |client: usize| state.id_of(client).map_or("?".to_owned(), |id| name(id.client(), id.serial()));
     let mail = |at: usize| {
         let Mail { id, ask, .. } = state.mail[at];
         let asked = match ask {
@@ -207,12 +215,13 @@ pub(super) fn describe(state: &State, action: Action) -> String {
         ),
         Action::Commit => match state.tail.first().map(|pending| &pending.written) {
             Some(Written::Asked(ask, id)) => {
-                format!("committed: {ask:?} of {}", name(id.client(), id.serial())).to_lowercase().replace(
-                    &name(id.client(), id.serial()).to_lowercase(),
-                    &name(id.client(), id.serial()),
-                )
+                format!("committed: {ask:?} of {}", name(id.client(), id.serial()))
+                    .to_lowercase()
+                    .replace(&name(id.client(), id.serial()).to_lowercase(), &name(id.client(), id.serial()))
             }
-            Some(Written::Expire(expiry)) => format!("committed: the expiry that term {} found due", expiry.term),
+            Some(Written::Expire(expiry)) => {
+                format!("committed: the expiry that term {} found due", expiry.term)
+            }
             Some(Written::Blank) | None => format!("committed: the first entry of term {}", state.term),
         },
         Action::Propose(_) => format!("an expiry is appended in term {}", state.term),

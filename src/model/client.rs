@@ -47,7 +47,9 @@ impl State {
             Phase::Idle | Phase::Asking(_) => return None,
             Phase::Holding(_, session) if session.clone().check(now).is_err() => return None,
             // Another one in the same moment brings nothing new.
-            Phase::Holding(_, session) if session.deadline() == now + world.holders_drift().shorten(world.ttl()) => {
+            Phase::Holding(_, session)
+                if session.deadline() == now + world.holders_drift().shorten(world.ttl()) =>
+            {
                 return None;
             }
             Phase::Waiting | Phase::Confirming(_) | Phase::Holding(..) => {}

@@ -64,6 +64,9 @@ impl State {
         for (from, id, token) in began {
             deadlines.began(id, token, world.ttl(), from);
         }
+        // It slept for nothing meanwhile, so it is no stall.
+        let now = self.node_now(node);
+        deadlines.woke(now, now);
         deadlines.with_stall(HEARTBEAT, TOLERANCE)
     }
 
@@ -184,7 +187,7 @@ impl State {
                 self.deadlines(node).and_then(|d| d.deadline(id)).is_some_and(|at| at > asked + TOLERANCE)
             })
             .collect();
-        let waits = unread.len() > 0;
+        let waits = !unread.is_empty();
         let deadlines = self.deadlines_mut(node)?;
         let asked = if world.is(Mutant::NoCompensation) { now } else { asked };
         let woke = deadlines.woke(asked, now);
@@ -245,7 +248,13 @@ impl State {
 
     /// The other node is elected; so much of the old leader's tail survives. What waits at the old one for its
     /// confirmation had it before, or gets none any more.
-    pub(super) fn elect(&mut self, world: &World, node: usize, survive: usize, confirmed: bool) -> Option<()> {
+    pub(super) fn elect(
+        &mut self,
+        world: &World,
+        node: usize,
+        survive: usize,
+        confirmed: bool,
+    ) -> Option<()> {
         self.left.elections = self.left.elections.checked_sub(1)?;
         if node == self.leader || !self.runs(node) || survive > self.tail.len() {
             return None;
@@ -254,7 +263,9 @@ impl State {
         if confirmed {
             let mut some = false;
             for mail in &mut self.mail {
-                if let Place::Arrived { node, at } = mail.place && node == old {
+                if let Place::Arrived { node, at } = mail.place
+                    && node == old
+                {
                     mail.place = Place::Confirmed { node, at, term };
                     some = true;
                 }
@@ -307,7 +318,8 @@ impl State {
             return None;
         }
         let ids: Vec<_> = expiry.ended.iter().map(|(id, _)| *id).collect();
-        let deadlines = self.deadlines_mut(expiry.node).filter(|deadlines| deadlines.term() == expiry.term)?;
+        let deadlines =
+            self.deadlines_mut(expiry.node).filter(|deadlines| deadlines.term() == expiry.term)?;
         deadlines.proposal_failed(&ids, now);
         Some(())
     }

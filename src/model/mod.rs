@@ -1,15 +1,43 @@
-//! The protocol, model-checked.
-#![allow(dead_code)]
+//! The protocol, model-checked: what two clients and two leaders can come to, step by step, in every order.
+//!
+//! # The problem
+//!
+//! Tests show runs, and simulations show many. What breaks a lease is a rare order of few steps: a renewal that sits in a
+//! socket, a leader that is deposed and doesn't know, two clocks at the ends of what the drift bound allows. A model
+//! checker takes every order there is, within bounds, and each state that comes of it is held to the rules.
+//!
+//! # What is checked
+//!
+//! The product itself, where it decides: each holder is a [`Session`](crate::session::Session), each leader has its
+//! [`Deadlines`](crate::deadlines::Deadlines), the committed log is applied to a [`Table`](crate::table::Table). No rule is
+//! written a second time here. What is the model's own is what happens around them:
+//!
+//! - `action.rs`: what can happen; `client.rs`, `leader.rs` and `time.rs`: how it drives the machines, as the tasks in
+//!   `lease/` and `agent/` do;
+//! - `world.rs`: what a state is made of, and the bounds. The network delays, loses, repeats and reorders; nodes stand
+//!   still; a leader that was deposed goes on for as long as it likes; clients are slow, or never heard of again. Clocks run
+//!   at the ends of what is allowed, one unit in five. True time goes in ticks, and whatever takes no time happens between
+//!   two of them, in any order;
+//! - `rules.rs`: what must *always* hold (L1, L2, L4, L5, L7 and the table's invariants), and what has to happen
+//!   *sometimes*, or a run shows nothing;
+//! - `view.rs`: which states are one. A test looks whether such states have the same futures, since that is what makes a
+//!   small number of states stand for all times and names;
+//! - `mutants.rs`: known mistakes, each of which has to be found.
+//!
+//! # What is not
+//!
+//! Consensus is taken for granted, as `leader.rs` tells: there is one committed log. Disks, snapshots and L8 and L9 have
+//! tests of their own, and so has what needs more than one name. No run says that something happens *in time* (L6).
+
 mod action;
 mod client;
 mod leader;
 mod mutants;
 mod rules;
+mod tests;
 mod time;
 mod view;
 mod world;
-#[cfg(test)]
-mod tests;
 
 use stateright::{Model, Property};
 
@@ -42,9 +70,5 @@ impl Model for Protocol {
 
     fn properties(&self) -> Vec<Property<Self>> {
         rules::always().chain(rules::sometimes(&self.world.sometimes)).collect()
-    }
-
-    fn format_action(&self, action: &Action) -> String {
-        format!("{action:?}")
     }
 }

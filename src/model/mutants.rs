@@ -26,3 +26,18 @@ pub(super) enum Mutant {
     /// A leader that stood still takes that for the holders' silence.
     NoCompensation,
 }
+
+impl Mutant {
+    pub(super) const ALL: [Self; 10] = [
+        Self::NoQuorum,
+        Self::CountsFromAnswer,
+        Self::HolderWithoutMargin,
+        Self::LeaderWithoutMargin,
+        Self::KeepsDeadlines,
+        Self::NoTermCheck,
+        Self::RenewsExpiring,
+        Self::ForgetsEnded,
+        Self::NoConfirmation,
+        Self::NoCompensation,
+    ];
+}

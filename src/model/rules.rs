@@ -28,7 +28,7 @@ pub(super) enum Rule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Note {
     HandoverByExpiry,
-    HandoverByRelease,
+    HandoverByWill,
     RenewalRacesExpiry,
     RenewedAfterDeadline,
     IgnoredByTerm,
@@ -48,19 +48,63 @@ pub(super) enum Note {
 type Look = fn(&Protocol, &State) -> bool;
 
 const NOTES: [(Note, &str, Look); 16] = [
-    (Note::HandoverByExpiry, "a lease expires, and its waiter is granted it", brought::<{ Note::HandoverByExpiry as u32 }>),
-    (Note::HandoverByRelease, "a lease is released, and its waiter is granted it", brought::<{ Note::HandoverByRelease as u32 }>),
-    (Note::RenewalRacesExpiry, "a renewal comes while its lease is being expired", brought::<{ Note::RenewalRacesExpiry as u32 }>),
-    (Note::RenewedAfterDeadline, "a renewal comes after the deadline, before the timer, and counts", brought::<{ Note::RenewedAfterDeadline as u32 }>),
-    (Note::IgnoredByTerm, "a deposed leader's expiry is ignored by its term", brought::<{ Note::IgnoredByTerm as u32 }>),
-    (Note::InheritedExpiry, "an expiry commits under the next leader", brought::<{ Note::InheritedExpiry as u32 }>),
-    (Note::Confirmed, "a lease is confirmed by a renewal before it is in hand", brought::<{ Note::Confirmed as u32 }>),
-    (Note::GoneBeforeConfirmed, "a lease is gone before it could be confirmed", brought::<{ Note::GoneBeforeConfirmed as u32 }>),
-    (Note::AnsweredFromMemory, "a copy of an acquire is answered from memory", brought::<{ Note::AnsweredFromMemory as u32 }>),
+    (
+        Note::HandoverByExpiry,
+        "a lease expires, and its waiter is granted it",
+        brought::<{ Note::HandoverByExpiry as u32 }>,
+    ),
+    (
+        Note::HandoverByWill,
+        "a lease is given back, and its waiter is granted it",
+        brought::<{ Note::HandoverByWill as u32 }>,
+    ),
+    (
+        Note::RenewalRacesExpiry,
+        "a renewal comes while its lease is being expired",
+        brought::<{ Note::RenewalRacesExpiry as u32 }>,
+    ),
+    (
+        Note::RenewedAfterDeadline,
+        "a renewal comes after the deadline, before the timer, and counts",
+        brought::<{ Note::RenewedAfterDeadline as u32 }>,
+    ),
+    (
+        Note::IgnoredByTerm,
+        "a deposed leader's expiry is ignored by its term",
+        brought::<{ Note::IgnoredByTerm as u32 }>,
+    ),
+    (
+        Note::InheritedExpiry,
+        "an expiry commits under the next leader",
+        brought::<{ Note::InheritedExpiry as u32 }>,
+    ),
+    (
+        Note::Confirmed,
+        "a lease is confirmed by a renewal before it is in hand",
+        brought::<{ Note::Confirmed as u32 }>,
+    ),
+    (
+        Note::GoneBeforeConfirmed,
+        "a lease is gone before it could be confirmed",
+        brought::<{ Note::GoneBeforeConfirmed as u32 }>,
+    ),
+    (
+        Note::AnsweredFromMemory,
+        "a copy of an acquire is answered from memory",
+        brought::<{ Note::AnsweredFromMemory as u32 }>,
+    ),
     (Note::TooOld, "an acquire is older than the memory of ended ids", brought::<{ Note::TooOld as u32 }>),
     (Note::TwoLeaders, "two nodes believe that they lead", brought::<{ Note::TwoLeaders as u32 }>),
-    (Note::RetriedInTime, "a renewal is lost, and the next one is in time", brought::<{ Note::RetriedInTime as u32 }>),
-    (Note::AnsweredTooLate, "a renewal is answered after the holder's deadline", brought::<{ Note::AnsweredTooLate as u32 }>),
+    (
+        Note::RetriedInTime,
+        "a renewal is lost, and the next one is in time",
+        brought::<{ Note::RetriedInTime as u32 }>,
+    ),
+    (
+        Note::AnsweredTooLate,
+        "a renewal is answered after the holder's deadline",
+        brought::<{ Note::AnsweredTooLate as u32 }>,
+    ),
     (Note::Stall, "a leader stands still while renewals wait to be read", brought::<{ Note::Stall as u32 }>),
     (Note::Thawed, "a leader hears no majority for a while", brought::<{ Note::Thawed as u32 }>),
     (Note::WaiterExpired, "a waiter expires in the queue", brought::<{ Note::WaiterExpired as u32 }>),
@@ -76,8 +120,6 @@ pub(super) fn sometimes(wanted: &[Note]) -> impl Iterator<Item = Property<Protoc
     let wanted = NOTES.iter().filter(move |(note, ..)| wanted.contains(note));
     wanted.map(|(_, name, look)| Property::sometimes(*name, *look))
 }
-
-pub(super) fn all_notes() -> Vec<Note> { NOTES.iter().map(|n| n.0).collect() }
 
 pub(super) const ONE_BELIEVER: &str = "L1: at most one check succeeds";
 pub(super) const TOKENS_INCREASE: &str = "L2: the tokens of a name's grants increase";
@@ -95,7 +137,9 @@ pub(super) fn always() -> impl Iterator<Item = Property<Protocol>> {
         Property::always(ONE_BELIEVER, |_, state: &State| state.believers().count() <= 1),
         Property::always(TOKENS_INCREASE, |_, state: &State| intact(state, Rule::TokensIncrease)),
         Property::always(NOT_EARLY, |_, state: &State| intact(state, Rule::NotEarly)),
-        Property::always(BELIEVER_HOLDS, |_, state: &State| state.believers().all(|client| state.is_holder(client))),
+        Property::always(BELIEVER_HOLDS, |_, state: &State| {
+            state.believers().all(|client| state.is_holder(client))
+        }),
         Property::always(DEAD_FOR_EVER, |_, state: &State| intact(state, Rule::DeadForEver)),
         Property::always(INVARIANTS, |_, state: &State| intact(state, Rule::Invariants)),
     ]
@@ -112,7 +156,8 @@ impl State {
     }
 
     fn is_holder(&self, client: usize) -> bool {
-        let held = self.id_of(client).and_then(|id| self.table.lease(&id.lease()).map(|held| held.lease.token));
+        let held =
+            self.id_of(client).and_then(|id| self.table.lease(&id.lease()).map(|held| held.lease.token));
         matches!(&self.clients[client].phase, Phase::Holding(token, _) if held == Some(*token))
     }
 
@@ -171,9 +216,10 @@ impl State {
         match (&pending.written, outcome) {
             (Written::Asked(_, id), Outcome::Forbidden) => self.ended |= 1 << id.index(),
             (Written::Asked(..), Outcome::TooOld { .. }) => self.note(Note::TooOld),
-            (Written::Asked(..), Outcome::Ended { .. } | Outcome::Granted { .. } | Outcome::Waiting { .. })
-                if events.is_empty() =>
-            {
+            (
+                Written::Asked(..),
+                Outcome::Ended { .. } | Outcome::Granted { .. } | Outcome::Waiting { .. },
+            ) if events.is_empty() => {
                 self.note(Note::AnsweredFromMemory);
             }
             (Written::Expire(_), Outcome::OtherTerm { .. }) => self.note(Note::IgnoredByTerm),
@@ -183,7 +229,7 @@ impl State {
             _ => {}
         }
         if granted && ended {
-            self.note(if expires { Note::HandoverByExpiry } else { Note::HandoverByRelease });
+            self.note(if expires { Note::HandoverByExpiry } else { Note::HandoverByWill });
         }
     }
 

@@ -4,8 +4,6 @@ use std::sync::Arc;
 
 use super::world::{Ask, Mail, NODES, Phase, Place, State};
 
-use crate::deadlines::view::Kept;
-
 impl State {
     /// One tick of true time; every clock goes on at its own rate.
     pub(super) fn pass(&mut self) -> Option<()> {
@@ -36,9 +34,9 @@ impl State {
                 self.idle(client);
             }
         }
-        let void: Vec<bool> = self.mail.iter().map(|mail| self.is_void(mail)).collect();
-        let mut void = void.into_iter();
-        self.mail.retain(|_| void.next() != Some(true));
+        let mut mail = std::mem::take(&mut self.mail);
+        mail.retain(|mail| !self.is_void(mail));
+        self.mail = mail;
         let mut expiries = std::mem::take(&mut self.expiries);
         expiries.retain(|expiry| self.matching(expiry).next().is_some());
         self.expiries = expiries;
@@ -54,16 +52,18 @@ impl State {
     /// A deposed leader's deadlines of which nothing can come end, as if it had applied what ended the leases.
     fn forget_deadlines(&mut self, node: usize) {
         let Some(deadlines) = self.deadlines(node) else { return };
-        let vain: Vec<_> = deadlines.kept().filter(|kept| !self.matters(node, kept)).map(|kept| kept.id).collect();
-        if !vain.is_empty() && let Some(deadlines) = self.deadlines_mut(node) {
+        let vain: Vec<_> =
+            deadlines.kept().filter(|kept| !self.matters(node, kept)).map(|kept| kept.id).collect();
+        if !vain.is_empty()
+            && let Some(deadlines) = self.deadlines_mut(node)
+        {
             vain.iter().for_each(|id| deadlines.ended(id));
         }
     }
 
     /// Whether nothing can come of this deposed leader any more.
     fn is_spent(&self, node: usize) -> bool {
-        let of = |kept: &Kept| self.matters(node, kept) && !kept.expiring;
-        let due = self.deadlines(node).is_some_and(|deadlines| deadlines.kept().any(|kept| of(&kept)));
+        let due = self.deadlines(node).is_some_and(|deadlines| deadlines.kept().any(|kept| !kept.expiring));
         let asked = self.mail.iter().any(|mail| mail.place.node() == Some(node));
         let proposes = self.expiries.iter().any(|expiry| expiry.node == node);
         !due && !asked && !proposes

@@ -10,10 +10,11 @@ use std::{
     time::Duration,
 };
 
-use super::world::{
-    Answer, Ask, CLIENTS, Expiry, Id, Mail, NODES, Node, Phase, Place, Reign, State, UNIT, Written, holders_drift,
-};
 use super::mutants::Mutant;
+use super::world::{
+    Answer, Ask, CLIENTS, Expiry, Id, Mail, NODES, Node, Phase, Place, Reign, State, UNIT, Written,
+    holders_drift,
+};
 use crate::{deadlines::view::Kept, id::LeaseId, table::State as Standing, time::Moment, token::Token};
 
 impl Hash for State {
@@ -106,7 +107,7 @@ impl<'a> View<'a> {
         let ttl = state.ttl();
         let age = |sent: Moment| now.since(sent);
         // Only a fresh grant or confirmation makes the lease a holder's; of what is older all is alike.
-        let fresh = |sent: Moment| if age(sent) < ttl / 3 { units(age(sent).as_nanos()) } else { u8::MAX - 1 };
+        let fresh = |sent: Moment| if age(sent) < ttl / 3 { units(age(sent)) } else { u8::MAX - 1 };
         let of = &state.clients[client];
         self.put(state.clocks.clients[client] as usize);
         let (tag, token, number, renewing) = match &of.phase {
@@ -118,9 +119,10 @@ impl<'a> View<'a> {
             Phase::Holding(token, session) => {
                 let left = session.deadline().since(now);
                 // What was sent longer ago than this extends nothing.
-                let useless = if left.is_zero() { Duration::ZERO } else { holders_drift(state.mutant).shorten(ttl) };
-                let renewing = of.renewing.map(|sent| units(age(sent).min(useless).as_nanos()));
-                (4, Some(*token), units(left.as_nanos()), renewing)
+                let useless =
+                    if left.is_zero() { Duration::ZERO } else { holders_drift(state.mutant).shorten(ttl) };
+                let renewing = of.renewing.map(|sent| units(age(sent).min(useless)));
+                (4, Some(*token), units(left), renewing)
             }
         };
         let renewing = renewing.unwrap_or(u8::MAX);
@@ -304,18 +306,23 @@ impl State {
 
     /// Whether an acquire of this id may still be appended.
     fn may_come(&self, id: Id) -> bool {
-        let asks = matches!(self.clients[id.client()].phase, Phase::Asking(_)) && self.id_of(id.client()) == Some(id);
+        let asks = matches!(self.clients[id.client()].phase, Phase::Asking(_))
+            && self.id_of(id.client()) == Some(id);
         asks || self.is_written(id) || self.mail.iter().any(|mail| mail.id == id && mail.ask == Ask::Acquire)
     }
 }
 
-fn units(nanos: u128) -> u8 {
-    debug_assert_eq!(nanos % UNIT.as_nanos(), 0);
-    u8::try_from(nanos / UNIT.as_nanos()).unwrap()
+fn units(span: Duration) -> u8 {
+    const PER_UNIT: u64 = UNIT.as_nanos() as u64;
+    let nanos = u64::try_from(span.as_nanos()).unwrap();
+    debug_assert_eq!(nanos % PER_UNIT, 0);
+    u8::try_from(nanos / PER_UNIT).unwrap()
 }
 
 /// How far this lies ahead of now, or behind it: 100 is now, and 0 whatever is long past.
 fn ahead(moment: Moment, now: Moment) -> u8 {
-    let (ahead, behind) = (moment.since(now).as_nanos(), now.since(moment).as_nanos());
-    (100 + units(ahead)).saturating_sub(units(behind.min(100 * UNIT.as_nanos())))
+    match now.since(moment) {
+        Duration::ZERO => 100 + units(moment.since(now)),
+        behind => 100 - units(behind.min(100 * UNIT)),
+    }
 }

@@ -102,14 +102,12 @@ pub(super) struct World {
     pub(super) mail_most: usize,
     /// How many ended lease ids the table remembers.
     pub(super) memory: usize,
-    /// The most ticks that a leader stands still.
+    /// The most ticks that a leader stands still, or hears no majority and doesn't resign.
     pub(super) stall_ticks: u64,
     /// The most ticks that a renewal waits at a node for its confirmation.
     pub(super) confirm_ticks: u64,
     /// Whether time passes while entries wait for their commit.
     pub(super) slow_commits: bool,
-    /// No tick comes after this one, if there is a bound.
-    pub(super) last_tick: Option<u64>,
     pub(super) mutant: Option<Mutant>,
     /// What has to happen in some run.
     pub(super) sometimes: Vec<Note>,
@@ -290,7 +288,6 @@ pub(super) struct Node {
 pub(crate) struct State {
     pub(super) clocks: Clocks,
     pub(super) ttl_ticks: u64,
-    pub(super) stall_ticks: u64,
     pub(super) confirm_ticks: u64,
     /// True time.
     pub(super) tick: u64,
@@ -330,10 +327,14 @@ impl State {
         let mut state = Self {
             clocks,
             ttl_ticks: world.ttl_ticks,
-            stall_ticks: world.stall_ticks,
             confirm_ticks: world.confirm_ticks,
             tick: 0,
-            clients: world.ids.map(|may_draw| Client { phase: Phase::Idle, drawn: 0, may_draw, renewing: None }),
+            clients: world.ids.map(|may_draw| Client {
+                phase: Phase::Idle,
+                drawn: 0,
+                may_draw,
+                renewing: None,
+            }),
             nodes: [node.clone(), node],
             term: 1,
             leader: 0,

@@ -118,7 +118,7 @@ fn brought<const NOTE: u32>(_: &Protocol, state: &State) -> bool {
 /// What has to happen in some run of this world.
 pub(super) fn sometimes(wanted: &[Note]) -> impl Iterator<Item = Property<Protocol>> + '_ {
     let wanted = NOTES.iter().filter(move |(note, ..)| wanted.contains(note));
-    wanted.map(|(_, name, look)| Property::sometimes(*name, *look))
+    wanted.map(|(_, name, look)| Property::sometimes(name, *look))
 }
 
 pub(super) const ONE_BELIEVER: &str = "L1: at most one check succeeds";

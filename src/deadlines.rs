@@ -118,6 +118,7 @@ struct Slot {
 /// [`next_wake`](Self::next_wake) (or until something began), then [`woke`](Self::woke), then
 /// [`due`](Self::due) and propose what it returns.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Deadlines {
     term: u64,
     drift: Drift,
@@ -378,3 +379,5 @@ fn nanos(span: Duration) -> u64 {
 mod tests;
 #[cfg(test)]
 mod twin;
+#[cfg(test)]
+pub(crate) mod view;

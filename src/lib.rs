@@ -37,6 +37,8 @@ mod lease;
 pub mod limits;
 mod message;
 mod mode;
+#[cfg(test)]
+mod model;
 mod name;
 mod provider;
 mod raft;

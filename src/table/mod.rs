@@ -292,6 +292,18 @@ impl Table {
         Self { ended: EndedIds::new(bounds.ended_ids), bounds, ..Self::default() }
     }
 
+    /// A table that remembers so few ended lease ids.
+    #[cfg(test)]
+    pub(crate) fn with_memory(ended_ids: usize) -> Self {
+        Self::with_bounds(Bounds { ended_ids, ..Bounds::default() })
+    }
+
+    /// The ended lease ids that are remembered, each with the index at which it ended, the first to be forgotten first.
+    #[cfg(test)]
+    pub(crate) fn endings(&self) -> impl Iterator<Item = (u64, LeaseId)> + '_ {
+        self.ended.iter().map(|(index, id, _)| (index, id))
+    }
+
     /// The index of the last entry that was applied; 0 before the first.
     #[cfg(test)]
     pub(crate) fn applied(&self) -> u64 {

@@ -34,6 +34,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("change", 2),
     ("message", 2),
     ("replica", 2),
+    ("model", 2),
     // Consensus.
     ("raft", 3),
     // What a user has in hand. `error` names what can go wrong anywhere below, so it can't stand lower.

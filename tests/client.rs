@@ -122,6 +122,26 @@ async fn gets_keeps_and_gives_back(cluster: Cluster) {
     cluster.stop().await;
 }
 
+/// Nobody has to see its end, and whoever asks again does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closing_that_is_dropped_goes_on() {
+    let cluster = Cluster::in_process().await;
+    let client = cluster.client("c").await;
+    let lease = client.lease("x").ttl(Duration::from_secs(60)).acquire().await.unwrap();
+    for address in &cluster.addresses {
+        cluster.network.as_ref().unwrap().isolate(address);
+    }
+    let mut closing = Box::pin(client.close());
+    assert!(futures_util::poll!(&mut closing).is_pending());
+    drop(closing);
+    assert_eq!(lease.lost().await.reason, LossReason::ClientClosed);
+    tokio::time::timeout(WITHIN, client.close()).await.unwrap();
+    for address in &cluster.addresses {
+        cluster.network.as_ref().unwrap().rejoin(address);
+    }
+    cluster.stop().await;
+}
+
 /// A client hears of a revocation by a renewal alone: if that is one of its own, it gives the lease back itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_lease_that_its_holder_renews_itself_is_given_back() {

@@ -203,7 +203,13 @@ impl Kept {
                 AccessError::ReleaseUnknown { lease: self.lease.clone(), detail, ttl: self.ttl }.into()
             );
         }
-        locked(&self.outcome).take().map_or(Ok(()), Err)
+        let mut outcome = locked(&self.outcome);
+        let Some(error) = outcome.take() else { return Ok(()) };
+        // The next to ask is told the same, as far as an error can be told twice.
+        let detail = error.to_string();
+        *outcome =
+            Some(AccessError::ReleaseUnknown { lease: self.lease.clone(), detail, ttl: self.ttl }.into());
+        Err(error)
     }
 }
 

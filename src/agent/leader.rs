@@ -187,8 +187,8 @@ impl Leader {
                     began = true;
                 }
                 // After the end of its lease, under the same id: nothing renews it, and `Expire` opens the name.
-                Event::Closed { lease_id, token, delay_ms, .. } => {
-                    deadlines.began(*lease_id, Some(*token), Duration::from_millis(*delay_ms), now);
+                Event::Closed { lease_id, key, delay_ms, .. } => {
+                    deadlines.began(*lease_id, Some(*key), Duration::from_millis(*delay_ms), now);
                     deadlines.revoked(lease_id);
                     began = true;
                 }
@@ -223,6 +223,15 @@ impl Leader {
         leases: &[LeaseId],
     ) -> Result<Vec<Verdict>, Failure> {
         let confirmed = self.confirm_shared().await.map_err(super::route::failure_of)?;
+        // What was committed before the confirmation counts: a revocation that is not applied yet, say.
+        let index = confirmed.read_index;
+        if self.replica.read().index() < index
+            && runtime::timeout(self.patience, self.replica.reach(index)).await.is_err()
+        {
+            return Err(Failure::Unavailable(format!(
+                "this leader has not applied log index {index} in time"
+            )));
+        }
         let reading = self.replica.read();
         let mut guard = lock(&self.deadlines);
         let deadlines = match guard.now.as_mut() {

@@ -30,7 +30,7 @@ pub(super) async fn changes(node: &Node, filter: &Filter, after: Option<u64>, wi
         // What was looked through is not looked through again. A watcher that comes from an agent which is further may
         // be ahead of this replica.
         after = after.max(news.upto);
-        if runtime::timeout(left, node.replica.reach(after + 1)).await.is_err() {
+        if runtime::timeout(left, node.replica.reach(after.saturating_add(1))).await.is_err() {
             let ahead = after > node.replica.read().index();
             if ahead && node.catch_up(CONFIRMED_WITHIN).await.is_ok() && after > node.replica.read().index() {
                 // Nobody has told of that index: it is another cluster's, or the watcher made it up.

@@ -63,6 +63,8 @@ pub(super) struct Line {
     /// What leases have begun: releases, cancellations, renewals. A closing client lets them finish.
     errands: Tasks,
     closing: AtomicBool,
+    /// It is closed.
+    down: watch::Sender<bool>,
 }
 
 /// One question to one agent, once.
@@ -113,6 +115,7 @@ impl Line {
             tasks,
             errands: Tasks::new(),
             closing: AtomicBool::new(false),
+            down: watch::channel(false).0,
         })
     }
 
@@ -193,11 +196,21 @@ impl Line {
     }
 
     /// See [`Client::close`](super::Client::close).
-    pub(super) async fn close(&self, renewer: &Renewer) {
-        if self.closing.swap(true, Ordering::AcqRel) {
-            self.tasks.ended().await;
-            return;
+    pub(super) async fn close(self: &Arc<Self>, renewer: &Arc<Renewer>) {
+        if !self.closing.swap(true, Ordering::AcqRel) {
+            // Its own task: whoever asked for it first may not stay to see its end.
+            let (line, renewer) = (self.clone(), renewer.clone());
+            self.tasks.spawn_apart(async move {
+                line.take_down(&renewer).await;
+                line.down.send_replace(true);
+            });
         }
+        let mut down = self.down.subscribe();
+        // The sender lives as long as `self`.
+        let _ = down.wait_for(|down| *down).await;
+    }
+
+    async fn take_down(&self, renewer: &Renewer) {
         let held = renewer.end_all(&LossReason::ClientClosed);
         let _ = runtime::timeout(GIVE_BACK_AT_MOST, async {
             self.give_back(held).await;

@@ -79,7 +79,8 @@ impl Drop for Handle {
 }
 
 impl Client {
-    /// A client of this name, 1 to 128 bytes: it is shown to people as the holder of its leases.
+    /// A client of this name, 1 to 128 bytes: it is shown to people as the holder of its leases. Give each its own: a
+    /// [`lock_delay`](crate::LeaseRequest::lock_delay) and [`transfer`](Self::transfer) know holders by name.
     pub fn builder(name: impl Into<String>) -> ClientBuilder {
         ClientBuilder::new(name.into())
     }
@@ -275,8 +276,8 @@ impl Client {
     }
 
     /// Closes the client: its leases are lost here and given back (for at most 2 s; then they end within their ttl),
-    /// and every task of it ends. Any number may call it; all wait. Dropping the future leaves what was begun half done:
-    /// let it finish.
+    /// and every task of it ends. Any number may call it; all wait. Cancel-safe: dropping the future leaves it to be closed
+    /// in the background.
     pub async fn close(&self) {
         self.line().close(&self.handle.holding.renewer).await;
     }

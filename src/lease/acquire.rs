@@ -22,7 +22,7 @@ use super::{
     Grant, Lease,
     held::Held,
     own::{InTheWay, Own},
-    renewer::Renewer,
+    renewer::{Renewer, Upkeep},
     requester::Requester,
 };
 use crate::{
@@ -85,7 +85,7 @@ pub struct LeaseRequest {
     ttl: Option<Duration>,
     wait_at_most: Option<Duration>,
     metadata: Bytes,
-    renewed: bool,
+    upkeep: Upkeep,
     mode: Mode,
     lock_delay: Duration,
     on_wait: Option<OnWait>,
@@ -100,7 +100,7 @@ impl LeaseRequest {
             ttl: None,
             wait_at_most: None,
             metadata: Bytes::new(),
-            renewed: true,
+            upkeep: Upkeep { renewed: true, given_back: true },
             mode: Mode::Exclusive,
             lock_delay: Duration::ZERO,
             on_wait: None,
@@ -132,11 +132,18 @@ impl LeaseRequest {
 
     /// Leaves renewing to the caller ([`Lease::renew`]); otherwise it happens in the background every ttl/3.
     pub fn without_renewal(mut self) -> Self {
-        self.renewed = false;
+        self.upkeep.renewed = false;
         self
     }
 
-    /// How it shares the name with others: see [`Mode`].
+    /// Whoever believes in it can't be told of its end: neither dropping nor revoking it gives it back.
+    pub(crate) fn left_to_expire(mut self) -> Self {
+        self.upkeep.given_back = false;
+        self
+    }
+
+    /// How it shares the name with others: see [`Mode`]. Tasks of one agent that share a name should ask with
+    /// [`queue_behind_own`](Self::queue_behind_own): somebody else may wait between them.
     ///
     /// A [`Fence`](crate::Fence) orders *exclusive* leases. Of leases that are held at the same time it would refuse all
     /// but the youngest: let shared ones read, and permits do what needs no order.
@@ -146,7 +153,7 @@ impl LeaseRequest {
     }
 
     /// After this lease has *expired* (its holder died, or was cut off) the name stays closed for this long, to all but
-    /// the agent that held it: time for what it has sent off to arrive, where no fence can refuse it. Off by default; at
+    /// the agent that held it, known by its name, which should therefore be its own: time for what it has sent off to arrive, where no fence can refuse it. Off by default; at
     /// most 24 h; of exclusive leases only. A lease that is released opens the name at once.
     ///
     /// A change of leader starts the span afresh, as it does a ttl.
@@ -181,17 +188,17 @@ impl LeaseRequest {
     /// Acquires, waiting for its turn behind those who asked before.
     ///
     /// The future must be polled: one that is kept and not polled for 15 s loses its place in the queue (and the lease,
-    /// if its turn has come) within a ttl, and queues anew when it is polled again.
+    /// if its turn has come) within two ttls, and queues anew when it is polled again.
     ///
     /// Cancel-safe: dropping the future gives the acquisition up; see the errors for what else may have happened.
     ///
     /// # Errors
     /// [`AcquireError`]: for each variant it says whether something may have happened.
     pub async fn acquire(mut self) -> Result<Lease, AcquireError> {
-        let (mut on_wait, behind_own) = (self.on_wait.take(), self.behind_own);
+        let mut on_wait = self.on_wait.take();
         let spec = self.check(true)?;
         let exclusive = spec.mode == Mode::Exclusive;
-        let _waits = match Own::wait(&spec.holding, &spec.name, exclusive, behind_own) {
+        let _waits = match Own::wait(&spec.holding, &spec.name, exclusive, spec.behind_own) {
             Ok(call) => call,
             Err(in_the_way) => {
                 // Nothing was waited for: a loop that asks again at once would keep its thread to itself.
@@ -248,7 +255,8 @@ impl LeaseRequest {
             within,
             wait,
             metadata: self.metadata,
-            renewed: self.renewed,
+            upkeep: self.upkeep,
+            behind_own: self.behind_own,
             mode: self.mode,
             lock_delay_ms,
         })
@@ -271,7 +279,8 @@ struct Spec {
     within: Option<Duration>,
     wait: bool,
     metadata: Bytes,
-    renewed: bool,
+    upkeep: Upkeep,
+    behind_own: bool,
     began: Moment,
     mode: Mode,
     lock_delay_ms: u64,
@@ -333,6 +342,10 @@ impl Spec {
             }
             Outcome::Granted { token } => self.confirm(id, token, abandon).await,
             Outcome::Waiting { position } => {
+                if let Some(token) = self.holding.own.held(&self.name).filter(|_| !self.behind_own) {
+                    // Leases that share a name, with somebody else between them: it would wait for itself as well.
+                    return Err(AcquireError::HeldHere { name: self.name.clone(), token: Some(token) });
+                }
                 let place = Place { position, on_wait };
                 self.wait_turn(id, place, sent, abandon).await
             }
@@ -426,7 +439,7 @@ impl Spec {
         let session = Session::granted(sent, self.ttl, requester.timing().clock_drift_max);
         let held = Held::new(requester.clock().clone(), session);
         let grant = Grant { name: self.name.clone(), id, token };
-        Lease::new(self.holding.clone(), grant, Arc::new(held), self.renewed, self.mode == Mode::Exclusive)
+        Lease::new(self.holding.clone(), grant, Arc::new(held), self.upkeep, self.mode == Mode::Exclusive)
     }
 
     /// The renewal without which no waited-for lease is returned.
@@ -500,7 +513,10 @@ impl Spec {
             };
             match answered.response {
                 Response::Standing(Standing::Holding(token)) => {
-                    drop(kept);
+                    if !kept.leave() {
+                        // Revoked meanwhile, and perhaps given back: no renewal may make up for that.
+                        return Ok(Tried::Again);
+                    }
                     return self.confirm(id, token, abandon).await;
                 }
                 Response::Standing(Standing::Ended(_)) => return Ok(Tried::Again),

@@ -378,6 +378,11 @@ fn resolved(path: &Path) -> Result<PathBuf, FenceError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(path, "find it")(error)),
     }
+    if path.symlink_metadata().is_ok() {
+        // What is made here would take the link's place, and not be the file that it means.
+        let error = io::Error::new(io::ErrorKind::NotFound, "it is a link to a file that is not there");
+        return Err(failed(path, "follow it")(error));
+    }
     let Some(name) = path.file_name() else {
         let error = io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
         return Err(failed(path, "make it")(error));

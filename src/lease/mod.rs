@@ -28,6 +28,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
+use self::renewer::Upkeep;
 pub(crate) use self::{
     acquire::Holding,
     attempts::{Attempts, failure_of_call},
@@ -97,18 +98,19 @@ pub enum Released {
 }
 
 impl Lease {
-    pub(crate) fn new(
-        holding: Arc<Holding>,
-        grant: Grant,
-        held: Arc<Held>,
-        renewed: bool,
-        exclusive: bool,
-    ) -> Self {
-        holding.renewer.keep(grant.id, &held, renewed);
+    fn new(holding: Arc<Holding>, grant: Grant, held: Arc<Held>, upkeep: Upkeep, exclusive: bool) -> Self {
+        let stays = holding.renewer.keep(grant.id, &held, upkeep);
         holding.own.hold(&grant, &held, exclusive);
         #[cfg(feature = "metrics")]
         crate::metrics::in_hand(1.0);
-        Self { holding, grant, held, open: AtomicBool::new(true), released_by_drop: true, exclusive }
+        let released_by_drop = upkeep.given_back;
+        let lease = Self { holding, grant, held, open: AtomicBool::new(true), released_by_drop, exclusive };
+        if !stays {
+            // It was granted while the agent stops: nobody else knows of it.
+            let release = lease.request_release();
+            lease.holding.requester.spawn(Box::pin(async move { drop(release.await) }));
+        }
+        lease
     }
 
     /// What it shares with those who watch over it.
@@ -222,12 +224,6 @@ impl Lease {
     /// [`ReleaseError`] when no leader answered within 10 s: the lease ends within its ttl.
     pub async fn release(self) -> Result<Released, ReleaseError> {
         self.give_back().await
-    }
-
-    /// From now on dropping it leaves it to expire.
-    pub(crate) fn left_to_expire(mut self) -> Self {
-        self.released_by_drop = false;
-        self
     }
 
     /// See [`release`](Self::release).

@@ -69,6 +69,11 @@ impl Own {
         }
     }
 
+    /// The oldest lease on the name that is held here.
+    pub(super) fn held(&self, name: &Name) -> Option<Token> {
+        self.lock().held(name, |_| true)
+    }
+
     /// A call begins to wait. `beside`: whatever else of this process's own is there.
     pub(super) fn wait(
         holding: &Arc<Holding>,
@@ -88,18 +93,20 @@ impl Own {
 }
 
 impl State {
-    /// Those who share a name don't wait for each other.
+    /// Those who share a name wait for each other only if somebody else waits between them, which the cluster tells.
     fn in_the_way(&self, name: &Name, exclusive: bool) -> Option<InTheWay> {
-        let mut leases =
-            self.leases.range((name.clone(), Token::new(0))..=(name.clone(), Token::new(u64::MAX)));
-        let lease = leases.find(|(_, lease)| {
-            (exclusive || lease.exclusive) && lease.held.upgrade().is_some_and(|held| held.check().is_ok())
-        });
-        if let Some(((_, token), _)) = lease {
-            return Some(InTheWay::Lease(*token));
+        if let Some(token) = self.held(name, |lease| exclusive || lease.exclusive) {
+            return Some(InTheWay::Lease(token));
         }
         let mut calls = self.calls.range((name.clone(), 0)..=(name.clone(), u64::MAX));
         calls.any(|(_, other)| exclusive || *other).then_some(InTheWay::Call)
+    }
+
+    fn held(&self, name: &Name, counts: impl Fn(&OwnLease) -> bool) -> Option<Token> {
+        let mut leases =
+            self.leases.range((name.clone(), Token::new(0))..=(name.clone(), Token::new(u64::MAX)));
+        let held = |lease: &OwnLease| lease.held.upgrade().is_some_and(|held| held.check().is_ok());
+        leases.find(|(_, lease)| counts(lease) && held(lease)).map(|((_, token), _)| *token)
     }
 }
 

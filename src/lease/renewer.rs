@@ -38,7 +38,7 @@ const PAUSES_PER_TTL: u32 = 12;
 /// else a future that is kept and not polled would hold the name once its turn has come, for ever. Longer than any wait
 /// in `acquire.rs` for one answer; the renewals, because a machine that was suspended has seen nobody meanwhile.
 const UNSEEN_MAX: Duration = Duration::from_secs(15);
-const UNSEEN_RENEWALS_MAX: u32 = 3;
+const UNSEEN_RENEWALS_MAX: u32 = 1;
 /// One attempt may take this part of the shortest ttl among its leases, within the bounds below.
 const ATTEMPT_PER_TTL: u32 = 6;
 const ATTEMPT_MIN: Duration = Duration::from_millis(100);
@@ -62,8 +62,11 @@ struct State {
     attempts: u64,
     /// When the task means to look again; what is due later need not wake it.
     looks_at: Moment,
-    /// Revoked leases, whose holders have been told: they are given back, so that the next waiter gets its turn.
-    give_back: Vec<LeaseId>,
+    /// Revoked leases, whose holders have been told, and their ttls: they are given back, so that the next waiter gets
+    /// its turn.
+    give_back: Vec<(LeaseId, Duration)>,
+    /// The agent stops: what is granted from now on has ended for this reason.
+    over: Option<LossReason>,
 }
 
 /// As small as it can be: an agent may keep a hundred thousand leases alive.
@@ -85,9 +88,19 @@ enum Next {
 
 enum What {
     /// A lease in hand. Weak: who drops the lease ends the renewals.
-    Lease { held: Weak<Held>, renewed: bool },
+    Lease { held: Weak<Held>, upkeep: Upkeep },
     /// A place in a queue. Boxed because it is rare.
     Queued(Box<Queued>),
+}
+
+/// What is done for a lease in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Upkeep {
+    /// It is renewed in the background.
+    pub(super) renewed: bool,
+    /// Whoever believes in it asks this process's lease each time, so once that has ended it may be given back. Not so
+    /// for the guards of the seed interface: their owners have a date, and nobody can tell them anything.
+    pub(super) given_back: bool,
 }
 
 /// A place in a queue. Nobody believes in it, so no clock of this process ends it: it is kept alive until the leader
@@ -114,12 +127,20 @@ impl Kept {
     /// When to renew it, if it is to be renewed, and its ttl.
     fn wants(&self) -> Option<(Moment, Duration)> {
         match &self.what {
-            What::Lease { renewed: false, .. } => None,
+            What::Lease { upkeep: Upkeep { renewed: false, .. }, .. } => None,
             What::Lease { held, .. } => {
                 let held = held.upgrade()?;
                 Some((held.next_renewal()?, held.ttl()))
             }
             What::Queued(place) => Some((place.next, place.ttl)),
+        }
+    }
+
+    fn ttl(&self) -> Duration {
+        match &self.what {
+            // Dropped just now: whoever did that gives it back as well.
+            What::Lease { held, .. } => held.upgrade().map_or(ATTEMPT_MAX, |held| held.ttl()),
+            What::Queued(place) => place.ttl,
         }
     }
 
@@ -169,6 +190,18 @@ impl State {
         kept.next = kept.wants().map_or(Next::Idle, |(at, ttl)| Next::Due(self.agenda.put(id, at, ttl)));
     }
 
+    /// Its right to be renewed was taken away: its holder is told, and then it is given back.
+    fn revoked(&mut self, id: &LeaseId, revocation: &Revocation) {
+        let Some(kept) = self.kept.get(id) else { return };
+        kept.end(revocation.into());
+        if let What::Lease { upkeep: Upkeep { given_back: false, .. }, .. } = kept.what {
+            return;
+        }
+        let ttl = kept.ttl();
+        self.remove(id);
+        self.give_back.push((*id, ttl));
+    }
+
     fn remove(&mut self, id: &LeaseId) -> Option<Kept> {
         let kept = self.kept.remove(id)?;
         if let Next::Due(due) = kept.next {
@@ -206,6 +239,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// It is kept alive no more. False if it was lost before: what was granted to it may have been given back already.
+    pub(super) fn leave(self) -> bool {
+        self.renewer.forget(&self.id).is_some() && !*self.lost.borrow()
+    }
+
     /// Resolves when the leader says that the place is gone. Cancel-safe.
     pub(super) async fn lost(&mut self) {
         if self.lost.wait_for(|lost| *lost).await.is_err() {
@@ -213,9 +251,7 @@ impl Place {
             std::future::pending::<()>().await;
         }
     }
-}
 
-impl Place {
     /// Somebody still waits in it: to be told at least every [`UNSEEN_MAX`].
     pub(super) fn seen(&self) {
         let now = self.renewer.clock.now();
@@ -242,9 +278,13 @@ impl Renewer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a lease alive, or only listens for its end.
-    pub(super) fn keep(&self, id: LeaseId, held: &Arc<Held>, renewed: bool) {
-        self.insert(id, What::Lease { held: Arc::downgrade(held), renewed });
+    /// Keeps a lease alive, or only listens for its end. False if it has ended already, because the agent stops.
+    pub(super) fn keep(&self, id: LeaseId, held: &Arc<Held>, upkeep: Upkeep) -> bool {
+        let over = self.insert(id, What::Lease { held: Arc::downgrade(held), upkeep });
+        over.is_none_or(|reason| {
+            held.end(reason);
+            false
+        })
     }
 
     /// Keeps a place in a queue alive until the returned value is dropped; it was asked for at `sent`.
@@ -256,21 +296,26 @@ impl Renewer {
         Place { renewer: self.clone(), id, lost: receiver }
     }
 
-    fn insert(&self, id: LeaseId, what: What) {
+    /// Why it was not taken in, if it wasn't.
+    fn insert(&self, id: LeaseId, what: What) -> Option<LossReason> {
         let mut state = self.lock();
         state.remove(&id);
+        if state.over.is_some() {
+            return state.over.clone();
+        }
         state.kept.insert(id, Kept { what, next: Next::Idle });
         state.requeue(id);
         if state.agenda.first().is_some_and(|at| at < state.looks_at) {
             drop(state);
             self.wake.notify_one();
         }
+        None
     }
 
     /// Renews no more, and listens no more for its end. Whether it did renew, if it was still listened for.
     pub(super) fn forget(&self, id: &LeaseId) -> Option<bool> {
         let forgotten = self.lock().remove(id)?;
-        Some(!matches!(forgotten.what, What::Lease { renewed: false, .. }))
+        Some(!matches!(forgotten.what, What::Lease { upkeep: Upkeep { renewed: false, .. }, .. }))
     }
 
     /// The number of an attempt to hand a lease over: larger than all before.
@@ -280,19 +325,22 @@ impl Renewer {
         state.attempts
     }
 
-    /// Every lease ends for this reason: the agent stops. Returns the ids of those that were held.
+    /// Every lease ends for this reason, those that are granted later as well: the agent stops. Returns the ids of those
+    /// that are to be given back.
     pub(crate) fn end_all(&self, reason: &LossReason) -> Vec<LeaseId> {
-        let kept = {
+        let old = {
             let mut state = self.lock();
-            let old = std::mem::take(&mut *state);
-            // The answers of the last messages may still come.
-            state.messages = old.messages;
-            old.kept
+            let over = Some(state.over.clone().unwrap_or_else(|| reason.clone()));
+            // The answers of the last messages may still come, and handovers still be under way.
+            let new = State { over, messages: state.messages, attempts: state.attempts, ..State::default() };
+            std::mem::replace(&mut *state, new)
         };
-        let mut ids = Vec::new();
-        for (id, kept) in kept.iter() {
+        let mut ids: Vec<LeaseId> = old.give_back.iter().map(|(id, _)| *id).collect();
+        for (id, kept) in old.kept.iter() {
             kept.end(reason.clone());
-            ids.push(*id);
+            if !matches!(kept.what, What::Lease { upkeep: Upkeep { given_back: false, .. }, .. }) {
+                ids.push(*id);
+            }
         }
         ids
     }
@@ -316,11 +364,8 @@ impl Renewer {
                     }
                 }
                 Event::Revoked { lease_id, revocation, .. } => {
-                    if let Some(kept) = state.remove(lease_id) {
-                        kept.end(revocation.into());
-                        state.give_back.push(*lease_id);
-                        self.wake.notify_one();
-                    }
+                    state.revoked(lease_id, revocation);
+                    self.wake.notify_one();
                 }
                 Event::Founded { .. }
                 | Event::Queued { .. }
@@ -345,10 +390,11 @@ impl Renewer {
     /// The task: renews until it is dropped.
     pub(crate) async fn run(self: Arc<Self>, requester: Arc<dyn Requester>) {
         loop {
-            for lease_id in std::mem::take(&mut self.lock().give_back) {
+            for (lease_id, ttl) in std::mem::take(&mut self.lock().give_back) {
                 let asking = requester.clone();
                 requester.spawn(Box::pin(async move {
-                    asking.ask(&Request::Release { lease_id }, ATTEMPT_MAX).await;
+                    // For as long as it may stand in somebody's way.
+                    asking.ask(&Request::Release { lease_id }, ttl).await;
                 }));
             }
             let now = self.clock.now();
@@ -380,8 +426,10 @@ impl Renewer {
         state.messages += 1;
         due.ids.retain(|id| {
             let Some(kept) = state.kept.get_mut(id) else { return false };
-            kept.next = Next::Asked(state.messages);
-            let What::Queued(place) = &mut kept.what else { return true };
+            // Nobody believes any more in what has ended meanwhile: to renew it would keep others waiting.
+            let wanted = kept.wants().is_some();
+            kept.next = if wanted { Next::Asked(state.messages) } else { Next::Idle };
+            let What::Queued(place) = &mut kept.what else { return wanted };
             let is_waited_in = place.is_waited_in(now);
             if !is_waited_in {
                 tracing::warn!(%id, "a place in a queue is given up: its future has not been polled for long");
@@ -451,10 +499,7 @@ impl Renewer {
                     state.requeue(*id);
                 }
                 Verdict::Gone(Gone::Revoked(revocation)) => {
-                    if let Some(kept) = state.remove(id) {
-                        kept.end((&revocation).into());
-                        state.give_back.push(*id);
-                    }
+                    state.revoked(id, &revocation);
                 }
                 Verdict::Gone(_) => {
                     if let Some(kept) = state.remove(id) {

@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Held, Lease};
+use super::{Held, Lease, renewer::Upkeep};
 use crate::{
     error::TransferError,
     message::{Failure, Request, Response, Verdict},
@@ -90,8 +90,14 @@ impl Lease {
         let (to, name) = (to.into(), self.name().clone());
         self.open.store(false, Ordering::Release);
         // Nothing renews it meanwhile.
-        let renewed = self.holding.renewer.forget(&self.grant.id).unwrap_or(true);
+        let kept = self.holding.renewer.forget(&self.grant.id);
+        let upkeep = Upkeep { renewed: kept.unwrap_or(true), given_back: self.released_by_drop };
         if !self.held.end(LossReason::Released) {
+            if kept.is_some() && self.is_revoked() {
+                // Found out by a renewal of its holder's own: nobody else gives it back.
+                let release = self.request_release();
+                self.holding.requester.spawn(Box::pin(async move { drop(release.await) }));
+            }
             return Err(match self.check() {
                 Err(lost) => TransferError::Lost(lost),
                 Ok(()) => self.unknown("its end was not found out"), // Not reached: it was not held.
@@ -101,14 +107,14 @@ impl Lease {
         let requester = self.holding.requester.clone();
         requester.spawn(Box::pin(async move {
             // Where nobody listens any more, a lease that came back is dropped here, which releases it.
-            drop(tell.send(self.hand_over(to, renewed).await));
+            drop(tell.send(self.hand_over(to, upkeep).await));
         }));
         told.await.unwrap_or_else(|_| {
             Err(TransferError::Stopped { name, detail: "the agent in this process has stopped".to_owned() })
         })
     }
 
-    async fn hand_over(self, to: TransferTo, renewed: bool) -> Result<Transferred, TransferError> {
+    async fn hand_over(self, to: TransferTo, upkeep: Upkeep) -> Result<Transferred, TransferError> {
         let heir = match &to {
             TransferTo::First => table::TransferTo::First,
             TransferTo::Agent(agent) => table::TransferTo::Agent(agent.clone()),
@@ -122,7 +128,7 @@ impl Lease {
             }
             // Only a handover ends a lease in this way, and an attempt that is answered once is the last one.
             Response::Outcome(Outcome::Ended { ending: Ending::Transferred }) => Ok(Transferred { to: None }),
-            Response::Outcome(Outcome::NoSuchWaiter) => Err(self.take_back(to, renewed).await),
+            Response::Outcome(Outcome::NoSuchWaiter) => Err(self.take_back(to, upkeep).await),
             // The table's memory of ended ids is bounded: this may be the answer to a second copy, long after the first.
             Response::Outcome(Outcome::NotHolding) if answered.repeated => {
                 Err(self.unknown("it is over, and how is forgotten"))
@@ -143,7 +149,7 @@ impl Lease {
     }
 
     /// This attempt is closed, and the lease is still this one's: after one renewal it may be believed in again.
-    async fn take_back(self, to: TransferTo, renewed: bool) -> TransferError {
+    async fn take_back(self, to: TransferTo, upkeep: Upkeep) -> TransferError {
         let (requester, ttl) = (&self.holding.requester, self.ttl());
         let sent = requester.clock().now();
         let request = Request::Renew { leases: vec![self.grant.id] };
@@ -153,7 +159,7 @@ impl Lease {
                     let session = Session::granted(sent, ttl, requester.timing().clock_drift_max);
                     let held = Arc::new(Held::new(requester.clock().clone(), session));
                     let again =
-                        Self::new(self.holding.clone(), self.grant.clone(), held, renewed, self.exclusive);
+                        Self::new(self.holding.clone(), self.grant.clone(), held, upkeep, self.exclusive);
                     TransferError::NoSuchWaiter { name: self.name().clone(), to, lease: Box::new(again) }
                 }
                 verdict => {

@@ -119,7 +119,7 @@ impl WriteLeaseProvider for RaftLease {
     async fn acquire(&self) -> Result<LeaseGuard> {
         // The guard is all that the caller has: only its release, or its expiry, ends the lease, not what becomes of
         // this value.
-        let lease = self.request().without_renewal().try_acquire().await?.left_to_expire();
+        let lease = self.request().without_renewal().left_to_expire().try_acquire().await?;
         let guard = LeaseGuard { lease_id: lease.id().reveal(), expires_at: lease.expires_at() };
         let mut granted = self.granted();
         // Guards that were dropped without release have expired by now, or will before the next acquire.

@@ -257,29 +257,34 @@ impl Table {
         }
         let mut ended = 0;
         // First all that ends, then who comes after it: else a lease could go to a waiter that the same entry declares
-        // dead, for one more ttl.
+        // dead, for one more ttl. Waiters before holders: a dead one must not pass for a holder that has come back.
         let mut vacant: BTreeMap<Name, Option<Ticket>> = BTreeMap::new();
-        for (id, token) in pairs {
-            match (self.live.get(id).cloned(), token) {
-                (Some(Place::Waits(name, ticket)), None) => {
-                    self.end_wait(step, &name, ticket, LeftReason::Expired);
-                    vacant.entry(name).or_default();
-                }
-                (Some(Place::Holds(name, held)), Some(token)) if held == *token => {
+        for (id, _) in pairs.iter().filter(|(_, token)| token.is_none()) {
+            let Some(Place::Waits(name, ticket)) = self.live.get(id).cloned() else { continue };
+            self.end_wait(step, &name, ticket, LeftReason::Expired);
+            vacant.entry(name).or_default();
+            ended += 1;
+        }
+        for (id, token) in pairs.iter().filter_map(|(id, token)| Some((id, (*token)?))) {
+            let (name, heir) = match self.live.get(id).cloned() {
+                Some(Place::Holds(name, held)) if held == token => {
                     let heir = self.end_lease(step, &name, held, EndReason::Expired);
-                    let named = vacant.entry(name).or_default();
-                    *named = heir.or(*named);
+                    (name, heir)
                 }
-                (None, Some(token)) => match self.closures.get(id).cloned() {
-                    Some(name) if self.closed(&name).is_some_and(|closed| closed.token == *token) => {
-                        let heir = self.open(step, &name);
-                        let named = vacant.entry(name).or_default();
-                        *named = heir.or(*named);
-                    }
-                    _ => continue,
-                },
+                None => {
+                    let key_of = |name: &Name| Some(self.names.get(name)?.closure.as_ref()?.key);
+                    let Some(name) =
+                        self.closures.get(id).cloned().filter(|name| key_of(name) == Some(token))
+                    else {
+                        continue;
+                    };
+                    let heir = self.open(step, &name);
+                    (name, heir)
+                }
                 _ => continue,
-            }
+            };
+            let named = vacant.entry(name).or_default();
+            *named = heir.or(*named);
             ended += 1;
         }
         for (name, heir) in vacant {
@@ -375,16 +380,23 @@ impl Table {
         let of_agent = |agent: &AgentName| slot.queue.find(&TransferTo::Agent(agent.clone()));
         let mut heir = revoked.as_ref().and_then(|revocation| of_agent(revocation.heir.as_ref()?));
         let mut closes = expired && lock_delay_ms > 0;
+        // If there is none, there will be no grant either.
+        let key = self.last_token.and_then(Token::next).unwrap_or(token);
         // It has come back, and queued before its old lease was found expired: to it the name is open. Not so after a
         // revocation, which took the name from it.
         if let Some(back) = of_agent(&holder.agent).filter(|_| closes && revoked.is_none()) {
             (heir, closes) = (Some(back), false);
         }
         if closes {
-            let (holder, delay_ms, closed_at_index) = (holder.clone(), lock_delay_ms, step.index);
-            let revocation = revoked.clone();
-            slot.closure =
-                Some(Box::new(Closure { lease_id, holder, token, delay_ms, closed_at_index, revocation }));
+            slot.closure = Some(Box::new(Closure {
+                lease_id,
+                holder: holder.clone(),
+                token,
+                delay_ms: lock_delay_ms,
+                closed_at_index: step.index,
+                key,
+                revocation: revoked.clone(),
+            }));
             self.closures.insert(lease_id, name.clone());
         }
         // Whatever ended a revoked lease, but for its holder's own handover, which a retry must hear of.
@@ -403,7 +415,8 @@ impl Table {
         });
         if closes {
             let (name, delay_ms) = (name.clone(), lock_delay_ms);
-            step.events.push(Event::Closed { name, lease_id, token, holder, delay_ms });
+            self.last_token = self.last_token.max(Some(key));
+            step.events.push(Event::Closed { name, lease_id, token, key, holder, delay_ms });
         }
         heir
     }

@@ -84,8 +84,8 @@ pub(crate) enum Command<B = Vec<Single>> {
     Expire {
         /// The term in which it was proposed; ignored as a whole when the entry's own term differs.
         term: u64,
-        /// A lease with its token, a waiter with none, or the lease after whose end a name is closed, with its token; a
-        /// pair is ignored when it doesn't match any more.
+        /// A lease with its token, a waiter with none, or the lease after whose end a name is closed, with the closure's
+        /// key; a pair is ignored when it doesn't match any more.
         ended: Vec<(LeaseId, Option<Token>)>,
     },
     /// Ends a lease in favour of a waiter of the holder's choice. The holder has already stopped believing in it.

@@ -79,7 +79,9 @@ pub(crate) enum Event {
         lease_id: LeaseId,
         /// Its token.
         token: Token,
-        /// Who held it: to it the name is open.
+        /// What an `Expire` names to open it.
+        key: Token,
+        /// Who held it: to it the name is open, unless its lease was revoked.
         holder: Holder,
         /// For how long.
         delay_ms: u64,

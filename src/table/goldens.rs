@@ -6,7 +6,7 @@ use super::{
     snapshot::{Header, Record},
     *,
 };
-use crate::{AgentName, NodeId, codec, golden};
+use crate::{AgentName, NodeId, codec, golden, limits::REASON_BYTES_MAX};
 
 fn id(n: u8) -> LeaseId {
     LeaseId::from_bits(u128::from_be_bytes([n; 16]))
@@ -441,11 +441,16 @@ fn what_no_log_leads_to_is_refused_by_the_invariant_that_it_breaks() {
     assert_eq!(broken(|f| f.leases[0].1.token = f.leases[3].1.token), 4);
     assert_eq!(broken(|f| f.leases[0].1.granted_at_index = 7), 4);
     assert_eq!(broken(|f| f.closures[0].1.token = Token::new(1 << 61)), 4);
+    assert_eq!(broken(|f| f.closures[0].1.key = Token::new(1 << 61)), 4);
     assert_eq!(broken(|f| f.header.horizon = 16), 5);
     assert_eq!(broken(|f| f.leases[0].1.ttl_ms = 0), 6);
     assert_eq!(broken(|f| f.leases[0].1.mode = Mode::Permits { of: 0 }), 6);
     assert_eq!(broken(|f| f.leases[1].1.lock_delay_ms = 1), 6);
     assert_eq!(broken(|f| f.closures[0].1.delay_ms = 0), 6);
+    let reason: std::sync::Arc<str> = "r".repeat(REASON_BYTES_MAX + 1).into();
+    let by = AgentName::new("operator").unwrap();
+    let revocation = Revocation { by, reason, heir: None };
+    assert_eq!(broken(|f| f.closures[0].1.revocation = Some(Box::new(revocation.clone()))), 6);
     assert_eq!(broken(|f| f.waiters[0].1.ttl_ms = u64::MAX), 6);
     assert_eq!(broken(|f| f.waiters[0].1.metadata = Bytes::from(vec![0; 5_000]).into()), 6);
     assert_eq!(broken(|f| f.leases[2].1.granted_at_index = 16), 7);

@@ -105,8 +105,13 @@ impl Table {
                 })?;
             }
         }
-        let closed = self.names.values().filter_map(|slot| slot.closure.as_ref()).map(|closed| closed.token);
-        let largest = grants.last().map(|(token, _)| *token).max(closed.max());
+        let mut largest = grants.last().map(|(token, _)| *token);
+        for closed in self.names.values().filter_map(|slot| slot.closure.as_ref()) {
+            require(closed.token <= closed.key, 4, || {
+                format!("the key {} of a closed name is below its token {}", closed.key, closed.token)
+            })?;
+            largest = largest.max(Some(closed.key));
+        }
         require(largest <= self.last_token, 4, || {
             format!("token {largest:?} was granted, the last one is said to be {:?}", self.last_token)
         })
@@ -136,8 +141,12 @@ impl Table {
             require((1..=LOCK_DELAY_MS_MAX).contains(&delay_ms), 6, || {
                 format!("{name} is closed for {delay_ms} ms")
             })?;
-            for reason in
-                slot.holders.iter().filter_map(|lease| lease.revoked.as_ref()).map(|r| r.reason.len())
+            for reason in slot
+                .holders
+                .iter()
+                .filter_map(|lease| lease.revoked.as_ref())
+                .chain(slot.closure.iter().filter_map(|closed| closed.revocation.as_ref()))
+                .map(|r| r.reason.len())
             {
                 require(reason <= REASON_BYTES_MAX, 6, || format!("a reason of {reason} bytes"))?;
             }

@@ -135,6 +135,9 @@ pub(crate) struct Closure {
     pub delay_ms: u64,
     /// The log index that ended it.
     pub closed_at_index: u64,
+    /// A token of its own, larger than that of its lease, that an `Expire` has to name to open the name: a second copy of
+    /// the one that ended the lease names the lease's, and opens nothing.
+    pub key: Token,
     /// Of a lease that was revoked before it expired: then its heir has the name when it opens, and its holder queues
     /// like everybody.
     pub revocation: Option<Box<Revocation>>,
@@ -259,7 +262,7 @@ pub(crate) enum State<'a> {
 /// What the leader's deadlines need to know of a holder, a waiter or a closed name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Live {
-    /// A holder's token, or that of the lease after whose end a name is closed; `None` for a waiter.
+    /// A holder's token, or the key of a closed name; `None` for a waiter.
     pub token: Option<Token>,
     /// How long it lasts without a renewal.
     pub ttl_ms: u64,
@@ -445,6 +448,6 @@ impl Live {
     }
 
     fn of_closure(closure: &Closure) -> Self {
-        Self { token: Some(closure.token), ttl_ms: closure.delay_ms, renewable: false }
+        Self { token: Some(closure.key), ttl_ms: closure.delay_ms, renewable: false }
     }
 }

@@ -248,7 +248,7 @@ impl World {
             }
             Op::Open { right } => {
                 let shut = self.twin.shut.first()?;
-                let token = if *right { shut.token } else { Token::new(3) };
+                let token = if *right { shut.key } else { shut.token };
                 Command::Expire { term: self.term, ended: vec![(shut.id, Some(token))] }
             }
             Op::Batch(_) | Op::Restore | Op::Skip => return None,
@@ -367,7 +367,7 @@ impl World {
         for (id, live) in table.all_live() {
             let Some(claim) = twin.find(id) else {
                 let shut = twin.shut.iter().find(|shut| shut.id == id).unwrap();
-                let closed = Live { token: Some(shut.token), ttl_ms: shut.delay_ms, renewable: false };
+                let closed = Live { token: Some(shut.key), ttl_ms: shut.delay_ms, renewable: false };
                 assert_eq!((live, table.live(&id)), (closed, None));
                 continue;
             };

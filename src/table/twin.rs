@@ -30,6 +30,7 @@ pub(super) struct Shut {
     pub(super) agent: Holder,
     pub(super) token: Token,
     pub(super) delay_ms: u64,
+    pub(super) key: Token,
     pub(super) revocation: Option<Revocation>,
 }
 
@@ -190,14 +191,17 @@ impl Twin {
         out.push(Event::Ended { name: c.name.clone(), lease_id: id, token, holder: c.agent.clone(), reason });
         if shuts && back.is_none() {
             let (name, agent, delay_ms) = (c.name.clone(), c.agent, c.delay_ms);
+            let key = self.last_token.unwrap().checked_add(1).map_or(token, Token::new);
+            self.last_token = self.last_token.max(Some(key.get()));
             out.push(Event::Closed {
                 name: name.clone(),
                 lease_id: id,
                 token,
+                key,
                 holder: agent.clone(),
                 delay_ms,
             });
-            self.shut.push(Shut { name, id, agent, token, delay_ms, revocation });
+            self.shut.push(Shut { name, id, agent, token, delay_ms, key, revocation });
         }
         (c.name, heir)
     }
@@ -299,8 +303,10 @@ impl Twin {
             }
             Command::Expire { ended: pairs, .. } => {
                 let (mut ended, mut vacant) = (0, vec![]);
-                for (id, token) in pairs {
-                    let shut = self.shut.iter().find(|shut| shut.id == *id && Some(shut.token) == *token);
+                let waits = |(_, token): &&(LeaseId, Option<Token>)| token.is_none();
+                let holds = |(_, token): &&(LeaseId, Option<Token>)| token.is_some();
+                for (id, token) in pairs.iter().filter(waits).chain(pairs.iter().filter(holds)) {
+                    let shut = self.shut.iter().find(|shut| shut.id == *id && Some(shut.key) == *token);
                     match (self.find(*id).cloned(), shut.cloned()) {
                         (Some(c), _) if c.token != *token => continue,
                         (Some(c), _) if c.token.is_none() => {

@@ -48,22 +48,26 @@ fn a_waiter_that_nobody_polls_does_not_hold_the_name_for_ever() {
 /// Of an index that no agent has told: another cluster's, say, after this one was founded anew.
 #[test]
 fn a_watcher_from_beyond_the_log_is_told_so() {
-    let script = async |sim: Sim| {
-        let agent = sim.up(1).await;
-        let lease = sim.up(0).await.acquire("x").await.unwrap();
-        let mut watch = agent.watch("x").unwrap().since(1_000_000);
-        let began = sim.now();
-        let Change { index, kind: ChangeKind::Present { held, complete, lagged, .. }, .. } =
-            watch.next().await.unwrap()
-        else {
-            panic!("it has missed what was before")
-        };
-        assert!(sim.now() - began < 15 * S);
-        assert_eq!((held.len(), held[0].1.token, complete, lagged), (1, lease.token(), true, true));
-        assert!(index < 1_000_000);
-        // It goes on from there.
-        lease.release().await.unwrap();
-        assert!(matches!(watch.next().await.unwrap().kind, ChangeKind::Ended { .. }));
+    for beyond in [1_000_000, u64::MAX] {
+        let script = async |sim: Sim| watches_from(beyond, &sim).await;
+        Sim::builder().seed(1).agents(3).run(script).unwrap();
+    }
+}
+
+async fn watches_from(beyond: u64, sim: &Sim) {
+    let agent = sim.up(1).await;
+    let lease = sim.up(0).await.acquire("x").await.unwrap();
+    let mut watch = agent.watch("x").unwrap().since(beyond);
+    let began = sim.now();
+    let Change { index, kind: ChangeKind::Present { held, complete, lagged, .. }, .. } =
+        watch.next().await.unwrap()
+    else {
+        panic!("it has missed what was before")
     };
-    Sim::builder().seed(1).agents(3).run(script).unwrap();
+    assert!(sim.now() - began < 15 * S);
+    assert_eq!((held.len(), held[0].1.token, complete, lagged), (1, lease.token(), true, true));
+    assert!(index < 1_000_000);
+    // It goes on from there.
+    lease.release().await.unwrap();
+    assert!(matches!(watch.next().await.unwrap().kind, ChangeKind::Ended { .. }));
 }

@@ -95,9 +95,15 @@ async fn who_asks_for_what_it_has_is_told_so() {
 
     // Those who share a name don't wait for each other.
     let shared = async || agent.lease("x").mode(Mode::Shared).acquire().await.unwrap();
-    let (one, _two) = (shared().await, shared().await);
+    let (one, two) = (shared().await, shared().await);
     let token = own(agent.lease("x")).await;
     assert_eq!(token, Some(one.token()));
+    // Unless somebody else waits between them.
+    let writing = tokio::spawn(other.lease("x").acquire());
+    cluster.until_waiting(0, "x", 1).await;
+    assert_eq!(own(agent.lease("x").mode(Mode::Shared)).await, Some(one.token()));
+    drop((one, two));
+    soon("the writer's turn", writing).await.unwrap().unwrap();
     cluster.stop_all().await;
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use leasehold::{
-    AcquireError, AgentName, ChangeKind, Clock as _, EndKind, LossReason, Mode, RevokeError, SystemClock,
-    TransferError, TransferTo,
+    AcquireError, AgentName, ChangeKind, Clock as _, EndKind, LossReason, Mode, RaftLease, RevokeError,
+    SystemClock, TransferError, TransferTo, WriteLeaseProvider as _, limits,
 };
 
 use crate::fixture::{Cluster, soon, until};
@@ -24,7 +24,7 @@ async fn readers_share_and_a_writer_waits_for_all_of_them() {
     until("the writer's place", || cluster.agents[0].status().waiters == 1).await;
     // Readers that come later don't overtake it, not even if they only try.
     assert!(matches!(reading(0).try_acquire().await, Err(AcquireError::Held { .. })));
-    let late = tokio::spawn(reading(0).acquire());
+    let late = tokio::spawn(reading(0).queue_behind_own().acquire());
     until("the late reader's place", || cluster.agents[0].status().waiters == 2).await;
     let report = cluster.agents[1].inspect("db").await.unwrap();
     let waiters: Vec<_> = report.waiters.iter().map(|w| (w.position, w.agent.as_str(), w.mode)).collect();
@@ -136,6 +136,30 @@ async fn a_revoked_holder_is_told_by_whom_and_why_and_the_next_has_it() {
 }
 
 /// A holder that can't be told keeps its lease until its own clock ends it, and only then another has it.
+/// Whoever has a guard of the seed interface has a date, and hears of nothing: nobody else may have the name before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_that_is_revoked_is_good_until_its_date_or_its_release() {
+    let mut cluster = Cluster::in_process(3).await;
+    let provider = RaftLease::new(&cluster.agents[0], "x").unwrap().ttl(Duration::from_secs(2));
+    let guard = provider.acquire().await.unwrap();
+    let next = tokio::spawn(cluster.agents[1].lease("x").acquire());
+    cluster.until_waiting(0, "x", 1).await;
+    cluster.agents[2].revoke("x", "maintenance").await.unwrap();
+    let next = soon("the next's turn", next).await.unwrap().unwrap();
+    assert!(chrono::Utc::now() >= guard.expires_at);
+    assert!(provider.heartbeat(&guard).await.is_err());
+    next.release().await.unwrap();
+
+    let provider = provider.ttl(limits::TTL_MAX);
+    let guard = provider.acquire().await.unwrap();
+    let next = tokio::spawn(cluster.agents[1].lease("x").acquire());
+    cluster.until_waiting(0, "x", 1).await;
+    cluster.agents[2].revoke("x", "maintenance").await.unwrap();
+    provider.release(guard).await.unwrap();
+    soon("the next's turn", next).await.unwrap().unwrap();
+    cluster.stop_all().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_holder_that_is_cut_off_stops_before_the_next_begins() {
     let mut cluster = Cluster::in_process(3).await;

@@ -57,6 +57,10 @@ fn two_fences_on_one_file_share_its_mark() {
         Fence::in_file(&link).unwrap().admit(token(7)).unwrap();
         stale(a.admit(token(6)), (6, 7));
         assert!(link.is_symlink());
+        // A link to nothing yet: a file in its place would not be the one that it means.
+        let (link, file) = (folder.path().join("early"), folder.path().join("later"));
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(Fence::in_file(&link).is_err() && link.is_symlink());
     }
 }
 

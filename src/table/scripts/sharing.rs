@@ -106,13 +106,14 @@ fn a_name_stays_closed_after_an_expiry_but_not_to_its_last_holder() {
     assert_eq!(story.does(tries.clone()), Outcome::Closed(closed.clone()));
     assert_eq!(story.does(tries), Outcome::Closed(closed), "the retry is told the same");
     // Its own agent is let in, whoever waits.
+    assert_eq!(story.expires(&[(1, Some(1))]), Outcome::Expired { ended: 0 }, "a second copy opens nothing");
     let again = Acquire { lease_id: id(11), lock_delay_ms: 500, ..acquire(1) };
-    assert_eq!(story.does(Command::Acquire(again)), granted(2));
+    assert_eq!(story.does(Command::Acquire(again)), granted(3), "the closure's key is a token");
     assert!(matches!(&story.events[..], [Event::Opened { .. }, Event::Granted { .. }]));
-    assert_eq!(story.expires(&[(1, Some(1))]), Outcome::Expired { ended: 0 }, "a late copy opens nothing");
-    story.expires(&[(11, Some(2))]);
-    assert_eq!(story.expires(&[(11, Some(1))]), Outcome::Expired { ended: 0 }, "the token has to match");
-    assert_eq!(story.expires(&[(11, Some(2))]), Outcome::Expired { ended: 1 });
+    assert_eq!(story.expires(&[(1, Some(2))]), Outcome::Expired { ended: 0 }, "a late copy opens nothing");
+    story.expires(&[(11, Some(3))]);
+    assert_eq!(story.expires(&[(11, Some(3))]), Outcome::Expired { ended: 0 }, "the key has to match");
+    assert_eq!(story.expires(&[(11, Some(4))]), Outcome::Expired { ended: 1 });
     assert!(matches!(&story.events[..], [Event::Opened { .. }, Event::Granted { from_queue: true, .. }]));
     assert!(story.holds(2));
     assert_eq!(story.table.closed(&name("orders")), None);
@@ -126,9 +127,22 @@ fn a_release_closes_nothing_and_a_closed_name_that_opens_is_free() {
     assert_eq!(story.does(delays(2)), granted(2));
     story.expires(&[(2, Some(2))]);
     assert_eq!(story.table.counts(), Counts { leases: 0, waiters: 0, closed: 1, ended_ids: 2 });
-    story.expires(&[(2, Some(2))]);
+    story.expires(&[(2, Some(3))]);
     assert_eq!(story.table.counts(), Counts { leases: 0, waiters: 0, closed: 0, ended_ids: 2 });
-    assert_eq!(story.acquires(3), granted(3));
+    assert_eq!(story.acquires(3), granted(4));
+}
+
+/// A dead agent's own waiter is as dead as its lease, in whatever order they are named.
+#[test]
+fn a_waiter_that_expires_with_its_agents_lease_keeps_no_name_open() {
+    for pairs in [[(1, Some(1)), (11, None)], [(11, None), (1, Some(1))]] {
+        let mut story = Story::new();
+        story.does(delays(1));
+        story.does(Command::Acquire(Acquire { lease_id: id(11), ..acquire(1) }));
+        story.acquires(2);
+        assert_eq!(story.expires(&pairs), Outcome::Expired { ended: 2 });
+        assert!(story.table.closed(&name("orders")).is_some() && !story.holds(2));
+    }
 }
 
 /// Whoever was cut off loses its lease by its own clock, and queues anew before the leader has found it expired.
@@ -161,7 +175,7 @@ fn a_name_that_closes_after_a_revocation_opens_to_the_heir() {
     );
     assert_eq!(story.does(back(12)), waiting(4));
     story.table = Table::restore(&story.table.snapshot()).unwrap();
-    story.expires(&[(1, Some(1))]);
+    story.expires(&[(1, Some(2))]);
     assert!(story.holds(3), "the heir");
     story.releases(3);
     assert!(story.holds(2), "then the first");

@@ -68,7 +68,7 @@ async fn carry_out(command: Command) -> Result<ExitCode, Failed> {
         Command::Run(args) => return run::run(args).await.map(ExitCode::from),
         Command::Revoke(args) => by_hand::revoke(args).await?,
         Command::Transfer(args) => by_hand::transfer(args).await?,
-        Command::Completions(args) => manual::completions(&args),
+        Command::Completions(args) => manual::completions(&args)?,
         Command::Man(args) => manual::man(&args)?,
     }
     Ok(ExitCode::SUCCESS)

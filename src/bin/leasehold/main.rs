@@ -18,6 +18,7 @@ mod seam;
 mod span;
 mod terminal;
 mod watch;
+mod words;
 
 use std::{ffi::OsString, process::ExitCode};
 

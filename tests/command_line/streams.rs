@@ -11,7 +11,7 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    harness::{Process, leasehold, until},
+    harness::{Process, free_addresses, leasehold, until},
     solo::Solo,
 };
 
@@ -65,6 +65,13 @@ fn a_disk_without_room_costs_nobody_the_end() {
         assert_eq!(run.ended().code, 76);
         assert_eq!(solo.json(&["holder", "x"])["held"], false, "the lease is given back");
     }
+    // An agent goes on, whatever it has to say.
+    let [address] = free_addresses();
+    let args = ["agent", "--name", "a", "--listen", &address, "--founder", &address];
+    let agent = Process::saying_to(leasehold(&args).env("RUST_LOG", "debug"), None, Some(no_room()));
+    until("the agent", || agent.out().starts_with("ready ").then_some(()));
+    agent.signal(Signal::TERM);
+    assert_eq!(agent.ended().code, 0);
     // An error that can't be told is an error.
     let usage = &mut leasehold(&["run", "", "--connect", "127.0.0.1:1", "--", "true"]);
     assert_eq!(Process::saying_to(usage, None, Some(no_room())).ended().code, 2);

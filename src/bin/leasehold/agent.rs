@@ -91,5 +91,7 @@ fn log_to_stderr() {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(output::colour(&io::stderr()))
+        // They would go to standard error, where they can't be written either.
+        .log_internal_errors(false)
         .init();
 }

@@ -116,8 +116,8 @@ token and ttl_ms; for lost reason; for released nothing else; for not_acquired a
 writes there comes in between.
 
 Exit codes: the command's own, or 128 plus the number of the signal that ended it; 75 when the lease was not acquired,
-76 when it was lost or something of the command could not be ended, 126 when the command can't be executed, 127 when there is none, 1 for other errors, 2 for a wrong
-command line.
+76 when it was lost (also before the command could be started) or something of the command could not be ended, 126 when
+the command can't be executed, 127 when there is none, 1 for other errors, 2 for a wrong command line.
 
 Example:
   leasehold run orders --wait 30s --connect 127.0.0.1:7101 -- sh -c 'echo token $LEASEHOLD_TOKEN'";

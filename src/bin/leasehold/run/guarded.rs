@@ -165,6 +165,11 @@ impl Guarded {
         self.words.say("end\n");
     }
 
+    /// What there was no room for.
+    pub(super) fn say_the_rest(&mut self) {
+        self.words.flush();
+    }
+
     pub(super) fn signal(&self, signal: Signal) {
         self.group.signal(signal);
     }

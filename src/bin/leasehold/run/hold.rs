@@ -97,12 +97,14 @@ pub(super) async fn hold(
     }
     // Whatever the guard had to do is done, unless it was killed.
     held.guarded.end_all().await;
+    if let Some(terminal) = &mut held.terminal {
+        terminal.take_back();
+    }
+    // Those that came until now were meant for the command.
+    signals.forget();
     if !held.guarded.left().is_empty() {
         teller.note("some of what the command has started lives although it was killed; waiting for it while the lease lasts");
         let _ = select2(held.guarded.wait_for_left(lease), super::ending(signals)).await;
-    }
-    if let Some(terminal) = &mut held.terminal {
-        terminal.take_back();
     }
     Outcome { code: started.and_then(|()| held.outcome()), left: held.guarded.left() }
 }
@@ -125,7 +127,9 @@ impl Held<'_> {
             let now = SystemClock.now();
             if now >= next_tell {
                 next_tell = now + tick;
-                if !self.is_lost {
+                if self.is_lost {
+                    self.guarded.say_the_rest();
+                } else {
                     self.guarded.tell_deadline(lease);
                 }
             }

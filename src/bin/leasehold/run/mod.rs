@@ -154,8 +154,6 @@ async fn held(
     // next holder waits for this. Where nobody is in reach, it ends by itself.
     let is_lost = code.as_ref().is_ok_and(|code| *code == exit::LOST);
     let within = if is_lost { GIVE_BACK_LOST_AT_MOST } else { Duration::MAX };
-    // Those that came while the command ran were meant for it.
-    signals.forget();
     let released = select2(seam::timeout(within, lease.release()), ending(signals)).await;
     let Either::First(Some(released)) = released else { return Ok(code) };
     match released {

@@ -173,3 +173,14 @@ fn names_and_spans_out_of_their_bounds() {
     let ended = Process::start(&mut cluster.command(&["run", &long[1..], "--", "echo", "ran"])).ended();
     assert_eq!((ended.code, ended.out.as_str()), (0, "ran\n"), "{}", ended.err);
 }
+
+/// The library's remedies are methods; here they are commands.
+#[test]
+fn a_cluster_without_a_majority() {
+    let mut cluster = Cluster::start("2s");
+    (0..2).for_each(|at| cluster.kill(at));
+    let ended = Process::start(&mut cluster.command(&["holder", "x"])).ended();
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.err.contains("no linearizable answer"), "{}", ended.err);
+    assert!(ended.err.contains("leasehold status") && !ended.err.contains("holder_local"), "{}", ended.err);
+}

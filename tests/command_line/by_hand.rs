@@ -92,6 +92,11 @@ fn nobody_and_several_and_out_of_reach() {
     assert_eq!(ended.code, 1, "{ended:?}");
     assert!(ended.out.contains("revoked: y"), "{}", ended.out);
     assert!(ended.err.contains("not given back within 100ms") && ended.err.contains("4s"), "{}", ended.err);
+    // A program hears of both: what was revoked, and that it is not known who is next.
+    let ended = solo.ended(&["revoke", "y", "--reason", "r", "--wait", "100ms", "--json"]);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    let answer: Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!((&answer["revoked"][0]["agent"], answer.get("next")), (&"deaf".into(), Some(&Value::Null)));
     deaf.signal(Signal::CONT);
     assert_eq!(deaf.ended().code, 76);
 

@@ -135,6 +135,11 @@ fn what_is_wrong_in_a_file_is_named() {
     refused("[agent]\nttl = \"10\"", agent, &["line 2", "ttl can't be \"10\"", "has no unit", "10s"]);
     refused("[agent]\nprofile = \"lan\"", agent, &["line 2", "profile can't be \"lan\"", "fast-lan"]);
     refused("[watch]\nsince = -1", &["watch", "--connect", "h:1"], &["since can't be \"-1\""]);
+    // Also what another command's flag doesn't take.
+    refused("[run]\nttl = \"10\"", status, &["line 2", "ttl can't be \"10\"", "has no unit"]);
+    refused("json = true\n[agent]\nprofile = \"lan\"", status, &["line 3", "profile can't be \"lan\""]);
+    refused("[watch]\nsince = -1", status, &["since can't be \"-1\""]);
+    refused("ttl = \"soon\"", status, &["line 1", "ttl can't be \"soon\""]);
     // As without a file.
     refused("json = true", status, &["--connect"]);
     refused("", &["agent", "--name", "a"], &["--listen", "--founder"]);
@@ -151,4 +156,23 @@ fn what_is_wrong_in_a_file_is_named() {
     for args in [&["demo", "--config", "x"][..], &["man", "--config", "x"]] {
         assert_eq!(Process::start(&mut leasehold(args)).ended().code, 2);
     }
+}
+
+#[test]
+fn a_variable_that_is_set_to_nothing_is_not_set() {
+    let solo = Solo::start("2s");
+    let config = File::new(&format!("connect = {:?}", solo.address));
+    let asked = |args: &[&str], connect: &str, file: &str| {
+        let mut command = leasehold(args);
+        Process::start(command.env("LEASEHOLD_CONNECT", connect).env("LEASEHOLD_CONFIG", file)).ended()
+    };
+    for ended in [
+        asked(&["holder", "x"], "", &config.str()),
+        asked(&["holder", "x"], &solo.address, ""),
+        asked(&["holder", "x", "--connect", &solo.address], "", ""),
+    ] {
+        assert_eq!((ended.code, ended.out.as_str()), (0, "\"x\" is free\n"), "{ended:?}");
+    }
+    let nothing = asked(&["holder", "x"], "", "");
+    assert!(nothing.code == 2 && nothing.err.contains("--connect"), "{nothing:?}");
 }

@@ -55,9 +55,16 @@ pub(crate) struct Ended {
 
 impl Process {
     pub(crate) fn start(command: &mut Command) -> Self {
+        Self::saying_to(command, None, None)
+    }
+
+    /// The same, with another output, or other errors.
+    pub(crate) fn saying_to(command: &mut Command, out: Option<Stdio>, err: Option<Stdio>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let file = |name| File::create(dir.path().join(name)).unwrap();
-        let child = command.stdin(Stdio::null()).stdout(file("out")).stderr(file("err")).spawn().unwrap();
+        let file = |name| Stdio::from(File::create(dir.path().join(name)).unwrap());
+        let (own_out, own_err) = (file("out"), file("err"));
+        command.stdin(Stdio::null()).stdout(out.unwrap_or(own_out)).stderr(err.unwrap_or(own_err));
+        let child = command.spawn().unwrap();
         Self { child, dir }
     }
 

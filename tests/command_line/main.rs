@@ -9,16 +9,20 @@
 )]
 
 mod bad_input;
+mod busy;
 mod by_hand;
 mod cluster;
 mod config;
 mod disk;
 mod dropped_packets;
+mod family;
 mod guarding;
 mod harness;
+mod late_guard;
 mod manual;
 mod run;
 mod solo;
+mod streams;
 mod terminal;
 mod watching;
 

@@ -65,6 +65,10 @@ fn what_is_held_is_not_acquired() {
     let now = Process::start(&mut cluster.command(&["run", "x", "--no-wait", "--", "true"])).ended();
     assert_eq!(now.code, 75, "{now:?}");
     assert!(now.err.contains("the-first") && now.err.contains(&token.to_string()), "{}", now.err);
+    let at_once = Process::start(&mut cluster.command(&["run", "x", "--wait", "0", "--", "true"])).ended();
+    assert!(at_once.code == 75 && at_once.err.contains("the-first"), "{at_once:?}");
+    let free = Process::start(&mut cluster.command(&["run", "free", "--wait", "0", "--", "true"])).ended();
+    assert_eq!(free.code, 0, "a free name needs no wait: {free:?}");
     let later = Process::start(&mut cluster.command(&["run", "x", "--wait", "300ms", "--", "true"])).ended();
     assert_eq!(later.code, 75, "{later:?}");
     assert!(later.err.contains("within 300ms"), "{}", later.err);
@@ -252,4 +256,24 @@ fn every_signal_that_is_passed_on() {
     until("the command to start", || run.out().contains("on").then_some(()));
     run.signal(Signal::HUP);
     assert_eq!(run.ended().code, 0);
+}
+
+/// A package's upgrade replaces the program's file, while a standby waits.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_waiter_whose_program_was_replaced_takes_its_turn() {
+    let solo = Solo::start("2s");
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("leasehold");
+    fs::copy(env!("CARGO_BIN_EXE_leasehold"), &program).unwrap();
+    let first = solo.hold("x", "first", &[]);
+    let mut standby = std::process::Command::new(&program);
+    standby.args(["run", "x", "--connect", &solo.address, "--", "sh", "-c", "echo ran"]);
+    let standby = Process::start(&mut standby);
+    until("the queue", || (solo.json(&["holder", "x"])["waiters"] == 1).then_some(()));
+    fs::remove_file(&program).unwrap();
+    fs::write(&program, "#!/bin/sh\nexit 99\n").unwrap();
+    first.signal(Signal::TERM);
+    let ended = standby.ended();
+    assert_eq!((ended.code, ended.out.as_str()), (0, "ran\n"), "{ended:?}");
 }

@@ -146,3 +146,23 @@ fn who_asks_for_what_is_forgotten_is_told_so() {
         assert_eq!((&first["event"], &first["name"]), (&"granted".into(), &"x".into()), "{first}");
     }
 }
+
+/// Silence must not look like quiet.
+#[test]
+fn a_watch_that_is_cut_off_says_so() {
+    let mut cluster = Cluster::start("2s");
+    let watch = Process::start(&mut cluster.command(&["watch", "--json", "--present"]));
+    changes(&watch, 1);
+    (0..3).for_each(|at| cluster.kill(at));
+    until("that nobody answers", || watch.err().contains("no agent answers").then_some(()));
+    assert!(!watch.err().contains("answers again"), "{}", watch.err());
+    cluster.start_all();
+    until("that somebody does", || watch.err().contains("an agent answers again").then_some(()));
+    // It goes on.
+    let before = changes(&watch, 1).len();
+    assert_eq!(Process::start(&mut cluster.command(&["run", "x", "--", "true"])).ended().code, 0);
+    let told = changes(&watch, before + 2);
+    assert!(events(&told).ends_with(&["granted", "ended"]), "{told:?}");
+    watch.signal(Signal::TERM);
+    assert_eq!(watch.ended().code, 0);
+}

@@ -26,7 +26,7 @@ pub(crate) async fn agent(args: AgentArgs) -> Result<(), Failed> {
         Either::Second(_) => return Ok(()),
     };
     let status = agent.status();
-    output::line(&format!(
+    let ready = output::line(&format!(
         "ready agent={} address={} node={} cluster={} storage={}",
         status.agent,
         status.address,
@@ -34,6 +34,10 @@ pub(crate) async fn agent(args: AgentArgs) -> Result<(), Failed> {
         status.cluster,
         if status.durable { "disk" } else { "memory" },
     ));
+    if let Err(failed) = ready {
+        // It serves all the same.
+        failed.tell();
+    }
     match select2(signals.next(), agent.stopped()).await {
         Either::First(_) => {
             agent.shutdown().await;
@@ -87,5 +91,7 @@ fn log_to_stderr() {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(output::colour(&io::stderr()))
+        // They would go to standard error, where they can't be written either.
+        .log_internal_errors(false)
         .init();
 }

@@ -194,7 +194,7 @@ pub(crate) struct RunArgs {
     /// How long the lease outlives this process when it dies [default: the cluster's]
     #[arg(long, value_parser = span::parse, value_name = "SPAN")]
     pub(crate) ttl: Option<Duration>,
-    /// Wait for the lease at most this long [default: without end]
+    /// Wait for the lease at most this long; 0 is --no-wait [default: without end]
     #[arg(long, value_parser = span::parse, value_name = "SPAN", conflicts_with = "no_wait")]
     pub(crate) wait: Option<Duration>,
     /// Don't wait when another holds the lease

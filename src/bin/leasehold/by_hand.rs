@@ -56,26 +56,32 @@ async fn on(
     if !args.look.json {
         for held in &revoked {
             let heir = to.map_or_else(String::new, |to| format!(", {to} has it next"));
-            output::line(&format!("revoked: {name}, held by {} with token {}{heir}", held.agent, held.token));
+            output::line(&format!(
+                "revoked: {name}, held by {} with token {}{heir}",
+                held.agent, held.token
+            ))?;
         }
     }
     let next = match watch {
-        Some((mut watch, within)) => Some(next(client, name, &mut watch, &revoked, within).await?),
+        Some((mut watch, within)) => Some(next(client, name, &mut watch, &revoked, within).await),
         None => None,
     };
     if args.look.json {
         let all = |held: &[HolderInfo]| held.iter().map(|held| lease_json(name, held)).collect::<Vec<_>>();
         let mut json = json!({ "name": name.as_str(), "revoked": all(&revoked) });
         if let Some(next) = &next {
-            json["next"] = all(next).into();
+            // It is revoked, also when it is not known who has it next.
+            json["next"] = next.as_ref().ok().map(|next| all(next)).into();
         }
-        output::line(&json.to_string());
-    } else if let Some(next) = &next {
-        for held in next {
-            output::line(&format!("granted: {name}, held by {} with token {}", held.agent, held.token));
+        output::line(&json.to_string())?;
+    }
+    let Some(next) = next.transpose()? else { return Ok(()) };
+    if !args.look.json {
+        for held in &next {
+            output::line(&format!("granted: {name}, held by {} with token {}", held.agent, held.token))?;
         }
         if next.is_empty() {
-            output::line(&format!("free: {name}"));
+            output::line(&format!("free: {name}"))?;
         }
     }
     Ok(())

@@ -4,8 +4,10 @@
 //! who wins over whom is clap's rule, not one of ours: the command line, then the environment, then the default. What is
 //! missing, wrong or in conflict is noticed by the same code as without a file.
 //!
-//! The whole file is checked, also what it says of other commands: a misspelt key that waits for the day on which its
-//! command is needed is no use to anybody.
+//! The whole file is checked, also what it says of other commands: a misspelt key, or a value that its flag doesn't take,
+//! that waits for the day on which its command is needed is no use to anybody.
+//!
+//! A variable that is set to nothing (`LEASEHOLD_CONNECT=`) is as good as not set: that is how it is unset for one command.
 
 use std::{
     collections::BTreeMap,
@@ -44,12 +46,19 @@ pub(crate) fn definition() -> clap::Command {
             "A TOML file with flags under the same names; the command line and the environment win over it",
         );
     let mut definition = Cli::command();
+    definition = definition.mut_subcommands(|command| command.mut_args(without_empty_variable));
+    let config = without_empty_variable(config);
     let takes: Vec<String> =
         definition.get_subcommands().filter(|command| takes_a_file(command)).map(name_of).collect();
     for name in takes {
         definition = definition.mut_subcommand(name, |command| command.arg(config.clone()));
     }
     definition
+}
+
+fn without_empty_variable(arg: Arg) -> Arg {
+    let is_empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    if is_empty { arg.env(None) } else { arg }
 }
 
 fn takes_a_file(command: &clap::Command) -> bool {
@@ -192,7 +201,7 @@ impl File<'_> {
                     let known = commands.iter().map(|command| command.get_name());
                     return Err(self.unknown(line, "command that takes a file", key, known));
                 };
-                let set = self.table(command, inner)?;
+                let set = self.table(definition, command, inner)?;
                 if key == asked {
                     of_asked = set;
                 }
@@ -205,7 +214,7 @@ impl File<'_> {
                 return Err(self.unknown(line, "flag", key, known));
             }
             for command in having {
-                let set = self.value(command, key, value, line)?;
+                let set = self.taken(definition, command, key, self.value(command, key, value, line)?)?;
                 if command.get_name() == asked {
                     of_all.insert(key.to_owned(), set);
                 }
@@ -230,7 +239,12 @@ impl File<'_> {
         Ok(of_all)
     }
 
-    fn table(&self, command: &clap::Command, table: &DeTable<'_>) -> Result<BTreeMap<String, Set>, Failed> {
+    fn table(
+        &self,
+        definition: &clap::Command,
+        command: &clap::Command,
+        table: &DeTable<'_>,
+    ) -> Result<BTreeMap<String, Set>, Failed> {
         let mut set = BTreeMap::new();
         for (key, value) in table {
             let line = self.line(key.span());
@@ -239,7 +253,8 @@ impl File<'_> {
                 let what = format!("flag of `{}`", command.get_name());
                 return Err(self.unknown(line, &what, key, flags(command)));
             }
-            set.insert(key.to_owned(), self.value(command, key, value, line)?);
+            let value = self.value(command, key, value, line)?;
+            set.insert(key.to_owned(), self.taken(definition, command, key, value)?);
         }
         Ok(set)
     }
@@ -291,6 +306,27 @@ impl File<'_> {
         let kind = value.get_ref().type_str();
         let fault = || self.fault(line, format_args!("{key} is of the kind {kind}; give it {wanted}"));
         Ok(Set { values: values.ok_or_else(fault)?, line })
+    }
+
+    /// The same, if the command's flag takes it.
+    fn taken(
+        &self,
+        definition: &clap::Command,
+        command: &clap::Command,
+        key: &str,
+        set: Set,
+    ) -> Result<Set, Failed> {
+        if set.values.is_empty() {
+            return Ok(set);
+        }
+        let only = BTreeMap::from([(key.to_owned(), set)]);
+        let bare = ["leasehold", command.get_name()];
+        // What else is missing or wrong is found when this command is asked for.
+        let tried = with_defaults(definition, command.get_name(), &only).try_get_matches_from(bare);
+        if let Some(fault) = tried.err().and_then(|error| self.blamed(&error, &only)) {
+            return Err(fault);
+        }
+        only.into_values().next().ok_or_else(|| self.fault(1, format_args!("{key} has no value")))
     }
 
     fn check_exclusions(

@@ -1,6 +1,10 @@
 //! How the program ends: exit codes, and errors as a sentence on standard error.
 
-use std::{fmt, process::ExitCode};
+use std::{
+    fmt,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use leasehold::{AcquireError, ConnectError, ReadError, RevokeError, StartError};
 
@@ -54,10 +58,9 @@ impl Failed {
     }
 }
 
-/// A sentence on standard error.
-#[expect(clippy::print_stderr, reason = "this is where the program speaks to people about trouble")]
+/// A sentence on standard error. That it can't be written (a full disk, a pipe without a reader) changes nothing.
 pub(crate) fn tell(text: &str) {
-    eprintln!("leasehold: {text}");
+    let _ = writeln!(io::stderr(), "leasehold: {text}");
 }
 
 impl From<ConnectError> for Failed {
@@ -76,8 +79,14 @@ impl From<StartError> for Failed {
 
 impl From<ReadError> for Failed {
     fn from(error: ReadError) -> Self {
-        let code = if matches!(error, ReadError::Name(_)) { USAGE } else { ERROR };
-        Self::with(code, error)
+        match error {
+            ReadError::Name(_) => Self::with(USAGE, error),
+            // The library's remedy is a method.
+            ReadError::Unavailable { detail } => Self::new(format!(
+                "no linearizable answer: {detail}; ask again, and see with `leasehold status` which agents answer"
+            )),
+            error => Self::new(error),
+        }
     }
 }
 
@@ -96,13 +105,14 @@ impl From<AcquireError> for Failed {
         };
         // The library's remedy is a method; here it is a flag.
         match &error {
-            AcquireError::Held { name, holder } => {
-                Self::with(code, format!("{name:?} is {holder}; leave --no-wait out to wait for it"))
-            }
+            AcquireError::Held { name, holder } => Self::with(
+                code,
+                format!("{name:?} is {holder}; leave --no-wait (or --wait 0) out to wait for it"),
+            ),
             AcquireError::Closed { name, agent, delay } => Self::with(
                 code,
                 format!(
-                    "{name:?} is closed to others for {delay:?} after the lease of {agent} has expired; leave --no-wait out to wait for it"
+                    "{name:?} is closed to others for {delay:?} after the lease of {agent} has expired; leave --no-wait (or --wait 0) out to wait for it"
                 ),
             ),
             _ => Self::with(code, error),
@@ -112,10 +122,10 @@ impl From<AcquireError> for Failed {
 
 impl From<RevokeError> for Failed {
     fn from(error: RevokeError) -> Self {
-        let code = match error {
-            RevokeError::Read(ReadError::Name(_)) | RevokeError::Reason { .. } => USAGE,
-            _ => ERROR,
-        };
-        Self::with(code, error)
+        match error {
+            RevokeError::Read(error) => error.into(),
+            RevokeError::Reason { .. } => Self::with(USAGE, error),
+            _ => Self::new(error),
+        }
     }
 }

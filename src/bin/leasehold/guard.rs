@@ -13,13 +13,16 @@
 //! group ([`Family`]).
 //!
 //! The guard knows one thing, the deadline, and `run` tells it each later one. If none comes in time, for whatever
-//! reason (no contact, `run` stopped), it ends the family: SIGKILL at `deadline − margin`, and SIGTERM a grace before
-//! that. If the socket closes, `run` is gone: SIGTERM at once, SIGKILL after the grace, and never later than
-//! `deadline − margin`. Nobody has to be alive but the guard. As the group's leader it also keeps the group's id from
-//! being taken by strangers, and SIGKILL to its own group ends it too.
+//! reason (no contact, `run` stopped), it ends the family: SIGKILL at `deadline − margin` (earlier by what it takes to
+//! find who is to be killed, if that is much), and SIGTERM a grace before that. If the socket closes, `run` is gone:
+//! SIGTERM at once, SIGKILL after the grace, and never later than that. Nobody has to be alive but the guard. As the
+//! group's leader it also keeps the group's id from being taken by strangers.
 //!
 //! The deadline is a reading of this machine's clock, the same for both processes. Once it began to end the family it
-//! doesn't stop: a command that was told to end must not be taken for a running one.
+//! doesn't stop: a command that was told to end must not be taken for a running one. And it does not start a command that
+//! it would have to end at once: this process may be given the time to run so late that somebody else has the lease.
+//!
+//! Neither `run` nor the guard ever waits for the other to read: who waits can't look at the clock.
 //!
 //! If the guard is killed, `run` notices and ends the family, whose members are its own children then. If the guard is
 //! stopped, `run` ends it shortly before the deadline, the guard with it.
@@ -40,15 +43,18 @@
 //!
 //! It is the guard's standard input. The command's own input, output and errors come with the first word: they are not
 //! the guard's. To it: `until <nanoseconds>`, a (later) deadline; `end`, end the command now. From it: `started`, or
-//! `failed <errno>`; `terminal`, somebody in the group wants the terminal; `stopped <signal>`, `code <code>` and
-//! `signal <signal>`, what became of the command; `late`, it begins to end the family because the deadline is near.
+//! `failed <errno>`, or `failed late` (the deadline is too near to start anything); `terminal`, somebody in the group
+//! wants the terminal; `stopped <signal>`, `code <code>` and `signal <signal>`, what became of the command; `late`, it
+//! begins to end the family because the deadline is near; `nobody`, no process of the family is left.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
+    future::ready,
     io::{IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::{
-        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream as Socket,
     },
     process::{Command, Stdio},
@@ -64,20 +70,18 @@ use rustix::{
     process::{Pid, Signal, WaitOptions, wait},
 };
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    net::{UnixStream, unix::OwnedReadHalf},
 };
 
 use crate::{
     args::GuardArgs,
     exit::Failed,
-    family::Family,
+    family::{self, Family},
     group::Group,
-    seam::{Either, Signals, select2, sleep},
+    seam::{Either, Signals, select2, sleep, timeout},
     terminal,
+    words::Words,
 };
 
 /// The longest sleep between two looks at the clock: timers don't count suspend, the clock does.
@@ -86,6 +90,10 @@ const LOOK_AT_LEAST_EVERY: Duration = Duration::from_millis(250);
 const LISTEN_AT_LEAST: Duration = Duration::from_millis(5);
 /// How often it looks whether anybody is left.
 const LOOK_FOR_LEFT: Duration = Duration::from_millis(10);
+/// How long it waits for who was killed to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
+/// So many of the dead are buried at once: who forks all the time must not keep it from looking at the clock.
+const BURIED_AT_ONCE: usize = 64;
 /// Input, output and errors.
 const STREAMS: usize = 3;
 /// More than the first word is long.
@@ -113,7 +121,7 @@ pub(crate) fn until(deadline: Moment) -> String {
 }
 
 /// Sends the first word, and this process's streams with it.
-pub(crate) fn send_first(socket: &Socket, word: &str) -> std::io::Result<()> {
+pub(crate) fn send_first(socket: impl AsFd, word: &str) -> std::io::Result<()> {
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let streams: [BorrowedFd<'_>; STREAMS] = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
@@ -163,7 +171,7 @@ impl Word {
 /// The way to `run`.
 struct Line {
     lines: Lines<BufReader<OwnedReadHalf>>,
-    words: OwnedWriteHalf,
+    words: Words,
 }
 
 impl Line {
@@ -176,8 +184,8 @@ impl Line {
     }
 
     /// Nobody reads it when `run` is gone; that is found out elsewhere.
-    async fn say(&mut self, word: &str) {
-        let _ = self.words.write_all(format!("{word}\n").as_bytes()).await;
+    fn say(&mut self, word: &str) {
+        self.words.say(&format!("{word}\n"));
     }
 }
 
@@ -203,7 +211,11 @@ pub(crate) async fn guard(args: GuardArgs) -> Result<(), Failed> {
     ])?;
     let wants_terminal = Signals::of(&[Signal::TTIN, Signal::TTOU])?;
     let child_changed = Signals::of(&[Signal::CHILD])?;
-    let family = Family::around(group);
+    // It was started by the name `/proc/self/exe`.
+    let _ = std::fs::write("/proc/self/comm", "leasehold");
+    family::adopt();
+    // It has just begun: it has no children.
+    let mut family = Family::around(group, BTreeSet::new());
     let socket = std::io::stdin().as_fd().try_clone_to_owned().map(Socket::from).map_err(|_| mine())?;
     let (word, streams) = receive_first(&socket).map_err(|_| mine())?;
     // Nothing is started before there is a deadline for it.
@@ -211,27 +223,53 @@ pub(crate) async fn guard(args: GuardArgs) -> Result<(), Failed> {
     let Word::Until(until) = Word::of(&word) else { return Err(mine()) };
     socket.set_nonblocking(true).map_err(|_| mine())?;
     let (read, words) = UnixStream::from_std(socket).map_err(|_| mine())?.into_split();
-    let mut line = Line { lines: BufReader::new(read).lines(), words };
+    let mut line = Line { lines: BufReader::new(read).lines(), words: Words::new(words) };
+    let (grace, margin) = (Duration::from_millis(args.grace_ms), Duration::from_millis(args.margin_ms));
+    if SystemClock.now() >= until - (grace + margin) {
+        line.say("failed late");
+        return Ok(());
+    }
     let command = match start(&args.command, streams) {
         Ok(command) => command,
         Err(error) => {
-            line.say(&format!("failed {}", error.raw_os_error().unwrap_or(0))).await;
+            line.say(&format!("failed {}", error.raw_os_error().unwrap_or(0)));
             return Ok(());
         }
     };
-    line.say("started").await;
-    let (grace, margin) = (Duration::from_millis(args.grace_ms), Duration::from_millis(args.margin_ms));
-    let mut watch = Watch { command, line, wants_terminal, child_changed, until, lead: grace + margin };
+    line.say("started");
+    // What a look takes is known from now on.
+    let does_tell = family.lives().is_some();
+    let mut watch = Watch {
+        command,
+        line,
+        wants_terminal,
+        child_changed,
+        unburied: false,
+        until,
+        due_since: None,
+        grace,
+        margin: margin + family.look_took().min(margin),
+    };
     let why = watch.until_its_end().await;
     // Where the system doesn't tell whether anybody is left, an ordinary end must not take the whole grace.
-    let is_over = matches!(why, Why::Ended) && family.lives().is_none();
+    let is_over = matches!(why, Why::Ended) && !does_tell;
     let grace = if is_over { Duration::ZERO } else { grace };
-    end(family, (SystemClock.now() + grace).min(watch.until - margin)).await;
+    end(&mut family, (SystemClock.now() + grace).min(watch.until - watch.margin)).await;
+    let homes: Vec<Group> =
+        args.terminal_of.iter().filter_map(|&id| Pid::from_raw(id)).map(Group::of).collect();
     if matches!(why, Why::RunIsGone) {
-        terminal::restore(group, args.terminal_of.iter().filter_map(|&id| Pid::from_raw(id)).map(Group::of));
+        terminal::restore(group, homes.iter().copied());
     }
-    // Its socket closes with this process: to `run` that says that nobody is left.
-    family.kill();
+    family.kill(&homes);
+    let gone = async {
+        while family.kill_one_by_one() {
+            sleep(LOOK_FOR_LEFT).await;
+        }
+    };
+    if timeout(GONE_WITHIN, gone).await.is_some() && does_tell {
+        watch.line.say("nobody");
+    }
+    // Its socket closes with this process.
     Ok(())
 }
 
@@ -268,69 +306,102 @@ struct Watch {
     line: Line,
     wants_terminal: Signals,
     child_changed: Signals,
+    /// Not all of the dead are buried.
+    unburied: bool,
     until: Moment,
-    /// How long before the deadline it begins to end the family.
-    lead: Duration,
+    /// Since when it has listened in vain for a later deadline.
+    due_since: Option<Moment>,
+    /// How long before the deadline it begins to end the family is the sum of these.
+    grace: Duration,
+    margin: Duration,
 }
 
 impl Watch {
     /// Why it is over.
     async fn until_its_end(&mut self) -> Why {
         loop {
+            // Before anything else, whatever happens how often.
+            if self.is_late() {
+                self.line.say("late");
+                return Why::Over;
+            }
             match self.next().await {
-                Heard::Word(Word::Until(later)) => self.until = later.max(self.until),
+                Heard::Word(Word::Until(later)) => {
+                    if later > self.until {
+                        self.until = later;
+                        // More may have come while it was stopped.
+                        self.due_since = None;
+                    }
+                }
                 Heard::Word(Word::End) => return Why::Over,
                 Heard::Word(Word::Gone) => return Why::RunIsGone,
                 Heard::ChildChanged => {
-                    if self.reap().await {
+                    if self.reap() {
                         return Why::Ended;
                     }
                 }
-                Heard::WantsTerminal => self.line.say("terminal").await,
-                Heard::Time if SystemClock.now() >= self.until - self.lead => {
-                    self.line.say("late").await;
-                    return Why::Over;
-                }
-                Heard::Time => {}
+                Heard::WantsTerminal => self.line.words.mention("terminal\n"),
+                Heard::Time => drop(self.line.words.flush()),
             }
         }
     }
 
+    /// Whether it is time to end the family. Its own being stopped is no reason for that: what `run` said meanwhile is
+    /// heard first.
+    fn is_late(&mut self) -> bool {
+        let now = SystemClock.now();
+        if now < self.until - (self.grace + self.margin) {
+            self.due_since = None;
+            return false;
+        }
+        now >= *self.due_since.get_or_insert(now) + LISTEN_AT_LEAST
+    }
+
     async fn next(&mut self) -> Heard {
-        // Its own being stopped is no reason to end anything: what `run` said meanwhile is heard first.
-        let left = (self.until - self.lead).since(SystemClock.now());
+        if self.unburied {
+            let Either::First(word) = select2(self.line.next(), ready(())).await else {
+                self.unburied = false;
+                return Heard::ChildChanged;
+            };
+            return Heard::Word(word);
+        }
+        let left = (self.until - (self.grace + self.margin)).since(SystemClock.now());
         let nap = left.min(LOOK_AT_LEAST_EVERY).max(LISTEN_AT_LEAST);
-        let told = select2(self.child_changed.next(), self.line.next());
+        let told = select2(self.line.next(), self.child_changed.next());
         match select2(told, select2(self.wants_terminal.next(), sleep(nap))).await {
-            Either::First(Either::First(_)) => Heard::ChildChanged,
-            Either::First(Either::Second(word)) => Heard::Word(word),
+            Either::First(Either::First(word)) => Heard::Word(word),
+            Either::First(Either::Second(_)) => Heard::ChildChanged,
             Either::Second(Either::First(_)) => Heard::WantsTerminal,
             Either::Second(Either::Second(())) => Heard::Time,
         }
     }
 
     /// Buries the dead, its own and those that became its own; whether the command is among them.
-    async fn reap(&mut self) -> bool {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
+    fn reap(&mut self) -> bool {
+        for _ in 0..BURIED_AT_ONCE {
+            let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) else {
+                return false;
+            };
             if pid != self.command {
                 continue;
             }
             if let Some(signal) = status.stopping_signal() {
-                self.line.say(&format!("stopped {signal}")).await;
+                self.line.words.mention(&format!("stopped {signal}\n"));
             } else if let Some(signal) = status.terminating_signal() {
-                self.line.say(&format!("signal {signal}")).await;
+                self.line.say(&format!("signal {signal}"));
                 return true;
             } else if let Some(code) = status.exit_status() {
-                self.line.say(&format!("code {code}")).await;
+                self.line.say(&format!("code {code}"));
                 return true;
             }
         }
+        self.unburied = true;
         false
     }
 }
 
 /// Asks the family to end, and waits until it has, or until this moment.
-async fn end(family: Family, kill_at: Moment) {
+async fn end(family: &mut Family, kill_at: Moment) {
     if family.lives() != Some(false) {
         family.ask_to_end();
     }

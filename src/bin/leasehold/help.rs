@@ -5,18 +5,18 @@
 pub(crate) const ALL: &str = "\
 Exit codes:
   0    done
-  1    an error; standard error says which, and what to do
+  1    an error, also that standard output can't be written; standard error says which, and what to do
   2    the command line is wrong, or the file given by --config
   74   agent: it stepped down, because its storage failed
   75   run: the lease was not acquired (held by another, or not in time)
-  76   run: the lease was lost, and the command was ended
+  76   run: the lease was lost, and the command was ended (or could not be; standard error says so)
   126  run: the command can't be executed
   127  run: there is no such command
   Otherwise `run` ends with its command's own code, or 128 plus the number of the signal that ended it.
 
 A file given by --config is TOML. Its keys are the long flags without their dashes: at the top for every command that has
 such a flag, in a table of a command's name (as [run]) for that command alone. The command line wins over the
-environment, and the environment over the file.
+environment, and the environment over the file. A variable that is set to nothing is as good as not set.
 
 Example:
   leasehold demo";
@@ -61,8 +61,9 @@ Example:
 /// `watch`'s.
 pub(crate) const WATCH: &str = "\
 One line for each change, as it happens: the time at which it was heard of, the log index, the name, what happened, to
-whom, and the token. It goes on at another agent when the one that it talks to is lost, without a gap. It ends with exit
-code 0 on SIGINT, on SIGTERM, and when nobody reads its output any more.
+whom, and the token. It goes on at another agent when the one that it talks to is lost, without a gap. That no agent
+answers (looked at every 5 s) and that one answers again is told on standard error. It ends with exit code 0 on SIGINT, on
+SIGTERM, and when nobody reads its output any more.
 
 With --json, for each change: time, index, event (granted, ended, revoked, queued, left, closed, opened, present), name;
 agent and token, but for opened; and for granted ttl_ms and metadata, for ended how (released, given_up, expired,
@@ -78,7 +79,7 @@ A revoked lease can't be renewed any more. Its holder is told, stops, and gives 
 at its deadline, a ttl after its last renewal at most. Exit code 1 if nobody holds the name.
 
 With --json: name, revoked (agent, node, token and the rest of each lease, as `leases` has it), and with --wait next (the
-same of who holds the name then).
+same of who holds the name then, or null if the wait was in vain: exit code 1).
 
 Example:
   leasehold revoke orders --reason 'the host is being replaced' --connect 127.0.0.1:7101";
@@ -106,15 +107,17 @@ What the command leaves behind when it ends gets SIGTERM, and SIGKILL after the 
 renewed, all that the command has started gets SIGTERM and, after the grace, SIGKILL, both before the lease's deadline,
 also while `run` itself is stopped. The same when the lease is revoked, or `run` is killed. When the cluster says that
 the lease is over already: SIGKILL at once. On Linux that reaches every descendant; elsewhere not those that have left
-the process group (setsid). For what a process has sent off already, let the resource refuse old tokens.
+the process group (setsid). If something can't be killed (it is another user's, or stands still inside the system), the
+lease is not given back but runs out by its ttl. For what a process has sent off already, let the resource refuse old
+tokens.
 
 With --json, standard error has one object a line: event, name, and for queued position and waiters; for acquired agent,
 token and ttl_ms; for lost reason; for released nothing else; for not_acquired and failed detail. What the command itself
 writes there comes in between.
 
 Exit codes: the command's own, or 128 plus the number of the signal that ended it; 75 when the lease was not acquired,
-76 when it was lost, 126 when the command can't be executed, 127 when there is none, 1 for other errors, 2 for a wrong
-command line.
+76 when it was lost (also before the command could be started) or something of the command could not be ended, 126 when
+the command can't be executed, 127 when there is none, 1 for other errors, 2 for a wrong command line.
 
 Example:
   leasehold run orders --wait 30s --connect 127.0.0.1:7101 -- sh -c 'echo token $LEASEHOLD_TOKEN'";

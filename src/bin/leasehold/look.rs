@@ -28,9 +28,11 @@ pub(crate) async fn status(args: LookArgs) -> Result<(), Failed> {
     let answers = futures_util::future::join_all(asked).await;
     client.close().await;
     if args.json {
-        answers.iter().for_each(|(address, answer)| output::line(&status_json(address, answer).to_string()));
+        for (address, answer) in &answers {
+            output::line(&status_json(address, answer).to_string())?;
+        }
     } else {
-        status_table(&answers).print();
+        status_table(&answers).print()?;
     }
     if answers.iter().all(|(_, answer)| answer.is_err()) {
         return Err(Failed::new("no agent answered; check that they run and are in reach"));
@@ -92,34 +94,33 @@ pub(crate) async fn holder(args: HolderArgs) -> Result<(), Failed> {
     let report = client.inspect(name.as_str()).await?;
     client.close().await;
     if args.look.json {
-        output::line(&report_json(&report).to_string());
-        return Ok(());
+        return output::line(&report_json(&report).to_string());
     }
     if report.holders.is_empty() {
-        output::line(&format!("{name:?} is free"));
+        output::line(&format!("{name:?} is free"))?;
     } else {
         let mut table = lease_table();
         report.holders.iter().for_each(|held| lease_row(&mut table, &name, held));
-        table.print();
+        table.print()?;
     }
     if let Some(ClosureInfo { agent, token, delay, .. }) = &report.closed {
         output::line(&format!(
             "{name:?} is closed to all but {agent}, whose lease (token {token}) expired, for {delay:?} in all"
-        ));
+        ))?;
     }
     if !report.waiters.is_empty() {
         let mut table = Table::new(&["PLACE", "WAITER", "MODE", "TTL"]);
         for WaiterInfo { position, agent, mode, ttl, .. } in &report.waiters {
             table.row([position.to_string(), agent.to_string(), mode.to_string(), format!("{ttl:?}")]);
         }
-        table.print();
+        table.print()?;
     }
     for (what, shown, in_all) in [
         ("hold", report.holders.len(), report.holders_in_all),
         ("wait", report.waiters.len(), report.waiters_in_all),
     ] {
         if in_all > shown as u64 {
-            output::line(&format!("… the first {shown} of {in_all} that {what}"));
+            output::line(&format!("… the first {shown} of {in_all} that {what}"))?;
         }
     }
     Ok(())
@@ -136,7 +137,7 @@ pub(crate) async fn leases(args: LeasesArgs) -> Result<(), Failed> {
         for (name, held) in &leases {
             found = true;
             if args.look.json {
-                output::line(&lease_json(name, held).to_string());
+                output::line(&lease_json(name, held).to_string())?;
             } else {
                 lease_row(&mut table, name, held);
             }
@@ -148,11 +149,10 @@ pub(crate) async fn leases(args: LeasesArgs) -> Result<(), Failed> {
     }
     client.close().await;
     match (args.look.json, found) {
-        (true, _) => {}
+        (true, _) => Ok(()),
         (false, true) => table.print(),
         (false, false) => output::line("no lease is held"),
     }
-    Ok(())
 }
 
 fn lease_table() -> Table {

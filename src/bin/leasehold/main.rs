@@ -18,6 +18,7 @@ mod seam;
 mod span;
 mod terminal;
 mod watch;
+mod words;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -68,7 +69,7 @@ async fn carry_out(command: Command) -> Result<ExitCode, Failed> {
         Command::Run(args) => return run::run(args).await.map(ExitCode::from),
         Command::Revoke(args) => by_hand::revoke(args).await?,
         Command::Transfer(args) => by_hand::transfer(args).await?,
-        Command::Completions(args) => manual::completions(&args),
+        Command::Completions(args) => manual::completions(&args)?,
         Command::Man(args) => manual::man(&args)?,
     }
     Ok(ExitCode::SUCCESS)

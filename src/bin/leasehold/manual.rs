@@ -11,10 +11,10 @@ use crate::{
 };
 
 /// What a shell needs.
-pub(crate) fn completions(args: &CompletionsArgs) {
+pub(crate) fn completions(args: &CompletionsArgs) -> Result<(), Failed> {
     let mut script = Vec::new();
     generate(args.shell, &mut config::definition(), "leasehold", &mut script);
-    output::bytes(&script);
+    output::bytes(&script)
 }
 
 /// A page: the program's, or a command's.
@@ -38,6 +38,5 @@ pub(crate) fn man(args: &ManArgs) -> Result<(), Failed> {
         .manual("leasehold")
         .render(&mut text)
         .map_err(|error| Failed::new(format!("the page can't be written: {error}")))?;
-    output::bytes(&text);
-    Ok(())
+    output::bytes(&text)
 }

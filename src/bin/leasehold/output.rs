@@ -30,8 +30,8 @@ pub(crate) fn own_name() -> String {
 }
 
 /// Prints a line. That nobody reads any more (`| head`) is no error.
-pub(crate) fn line(text: &str) {
-    let _ = try_line(text);
+pub(crate) fn line(text: &str) -> Result<(), Failed> {
+    said(try_line(text))
 }
 
 /// Prints a line, at once, for who goes on only while somebody reads.
@@ -41,9 +41,19 @@ pub(crate) fn try_line(text: &str) -> io::Result<()> {
 }
 
 /// Prints bytes that are a file.
-pub(crate) fn bytes(bytes: &[u8]) {
+pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failed> {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(bytes).and_then(|()| out.flush());
+    said(out.write_all(bytes).and_then(|()| out.flush()))
+}
+
+/// Half of an answer must not look like a whole one.
+fn said(written: io::Result<()>) -> Result<(), Failed> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failed::new(format!(
+            "the answer can't be written to standard output: {error}; free the cause, and ask again"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Whether to colour what goes there: on a terminal, unless NO_COLOR is set.
@@ -93,11 +103,12 @@ impl Table {
     }
 
     /// Prints it.
-    pub(crate) fn print(&self) {
+    pub(crate) fn print(&self) -> Result<(), Failed> {
         let bold = colour(&io::stdout());
         for (at, text) in self.lines().iter().enumerate() {
-            line(&if at == 0 && bold { format!("\x1b[1m{text}\x1b[0m") } else { text.clone() });
+            line(&if at == 0 && bold { format!("\x1b[1m{text}\x1b[0m") } else { text.clone() })?;
         }
+        Ok(())
     }
 
     fn lines(&self) -> Vec<String> {

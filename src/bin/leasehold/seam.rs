@@ -1,7 +1,13 @@
 //! Timers, tasks and signals for the command line. It is not part of what a simulation replays, so it takes them from
 //! tokio; in one place all the same.
 
-use std::{future::poll_fn, io, os::fd::AsFd, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    os::fd::AsFd,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use rustix::{
@@ -25,6 +31,19 @@ pub(crate) async fn sleep(span: Duration) {
 #[expect(clippy::disallowed_methods, reason = "nothing replays the command line")]
 pub(crate) async fn timeout<F: Future>(span: Duration, future: F) -> Option<F::Output> {
     tokio::time::timeout(span, future).await.ok()
+}
+
+/// Does what may block for long, a write to a pipe that nobody reads, on a thread of its own. `None` if it panics, or if
+/// the process is about to end. Dropping the future doesn't end it.
+#[expect(clippy::disallowed_methods, reason = "nothing replays the command line")]
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// The same, for what nobody waits for.
+#[expect(clippy::disallowed_methods, reason = "nothing replays the command line")]
+pub(crate) fn begin(work: impl FnOnce() + Send + 'static) {
+    drop(tokio::task::spawn_blocking(work));
 }
 
 /// The wall clock, for people.
@@ -78,6 +97,14 @@ impl Signals {
             .collect::<io::Result<_>>()
             .map(Self)
             .map_err(|error: io::Error| Failed::new(format!("signals can't be caught: {error}")))
+    }
+
+    /// Forgets those that came until now.
+    pub(crate) fn forget(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        for (_, listener) in &mut self.0 {
+            let _ = listener.poll_recv(&mut cx);
+        }
     }
 
     /// The next one. Cancel-safe.

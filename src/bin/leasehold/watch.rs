@@ -1,6 +1,8 @@
 //! `watch`: a line for each change, as it happens.
 
-use leasehold::{Change, ChangeKind, EndKind, Name, Watch};
+use std::time::Duration;
+
+use leasehold::{Change, ChangeKind, Client, EndKind, Name, Watch};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -11,6 +13,9 @@ use crate::{
     output::{self, in_ms},
     seam::{self, Either, Signals, select2},
 };
+
+/// How often it is asked whether any agent answers, beside the watch itself.
+const LOOK_FOR_CUT: Duration = Duration::from_secs(5);
 
 /// Tells changes until it is told to end, or nobody listens any more.
 pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failed> {
@@ -36,11 +41,12 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failed> {
         watch = watch.with_present();
     }
     let ends = select2(signals.next(), seam::nobody_reads(std::io::stdout()));
-    let result = match select2(tell_all(&mut watch, args.look.json), ends).await {
-        Either::First(result) => result,
+    let told = select2(tell_all(&mut watch, args.look.json), tell_cuts(&client));
+    let result = match select2(told, ends).await {
+        Either::First(Either::First(result) | Either::Second(result)) => result,
         Either::Second(_) => Ok(()),
     };
-    client.close().await;
+    let _ = select2(client.close(), signals.next()).await;
     result
 }
 
@@ -49,10 +55,12 @@ async fn tell_all(watch: &mut Watch, json: bool) -> Result<(), Failed> {
     while let Some(change) = watch.next().await {
         let lines = if json { vec![in_json(&change).to_string()] } else { in_words(&change, colour) };
         for line in lines {
-            match output::try_line(&line) {
-                Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-                Err(error) => {
+            // A pipe that is full keeps this from going on, but not from hearing signals.
+            match seam::blocking(move || output::try_line(&line)).await {
+                Some(Ok(())) => {}
+                None => return Ok(()),
+                Some(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                Some(Err(error)) => {
                     return Err(Failed::new(format!(
                         "changes can't be written to standard output: {error}; free the cause, and go on with --since {}",
                         change.index.saturating_sub(1)
@@ -62,6 +70,26 @@ async fn tell_all(watch: &mut Watch, json: bool) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// Tells when no agent answers, and when one does again: silence must not look like quiet. A watcher asks on by itself
+/// until somebody answers, and says nothing of it.
+async fn tell_cuts(client: &Client) -> Result<(), Failed> {
+    let mut is_cut = false;
+    loop {
+        let silent = client.status().await.is_err();
+        if silent != is_cut {
+            is_cut = silent;
+            let text = if is_cut {
+                "no agent answers; changes are told when one does again, without a gap"
+            } else {
+                "an agent answers again"
+            };
+            // Whether somebody reads it must not matter to the changes.
+            seam::begin(move || exit::tell(text));
+        }
+        seam::sleep(LOOK_FOR_CUT).await;
+    }
 }
 
 /// Time, index, name, what, who, token. Not a table: nobody knows how wide the next line will be.

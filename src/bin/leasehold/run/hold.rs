@@ -2,7 +2,7 @@
 
 use std::{pin::pin, time::Duration};
 
-use leasehold::{Client, Lease, LeaseLost, LossReason};
+use leasehold::{Client, Clock as _, Lease, LeaseLost, LossReason, SystemClock};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::{
@@ -50,16 +50,25 @@ struct Held<'a> {
     ended: Option<Ended>,
     /// The lease is lost, or as good as lost.
     is_lost: bool,
+    /// It was overdue that the guard ended the command, so all were killed.
+    is_killed: bool,
 }
 
-/// Runs the command under the lease. Nothing of it is left when this returns.
+/// What became of the command.
+pub(super) struct Outcome {
+    pub(super) code: Result<u8, Failed>,
+    /// Who lives although it was killed: the lease must not be given back then.
+    pub(super) left: Vec<i32>,
+}
+
+/// Runs the command under the lease. Nothing of it is left when this returns, but for what the outcome tells.
 pub(super) async fn hold(
     client: &Client,
     lease: &Lease,
     args: &RunArgs,
     signals: &mut Signals,
     teller: &Teller,
-) -> Result<u8, Failed> {
+) -> Outcome {
     let (grace, is_cut) = guard::grace(lease.ttl(), args.grace);
     if is_cut {
         teller.note(&format!(
@@ -68,22 +77,36 @@ pub(super) async fn hold(
             lease.ttl()
         ));
     }
+    let guarded = match Guarded::start(lease, args, grace) {
+        Ok(guarded) => guarded,
+        Err(failed) => return Outcome { code: Err(failed), left: Vec::new() },
+    };
     let mut held = Held {
-        guarded: Guarded::start(lease, args, grace).await?,
+        guarded,
         lease,
         teller,
         terminal: Terminal::of(Group::own()),
         wants_terminal: false,
         ended: None,
         is_lost: false,
+        is_killed: false,
     };
-    held.live(client, signals).await;
+    let started = held.guarded.started(lease, args).await;
+    if started.is_ok() {
+        held.live(client, signals).await;
+    }
     // Whatever the guard had to do is done, unless it was killed.
     held.guarded.end_all().await;
     if let Some(terminal) = &mut held.terminal {
         terminal.take_back();
     }
-    held.outcome()
+    // Those that came until now were meant for the command.
+    signals.forget();
+    if !held.guarded.left().is_empty() {
+        teller.note("some of what the command has started lives although it was killed; waiting for it while the lease lasts");
+        let _ = select2(held.guarded.wait_for_left(lease), super::ending(signals)).await;
+    }
+    Outcome { code: started.and_then(|()| held.outcome()), left: held.guarded.left() }
 }
 
 impl Held<'_> {
@@ -92,8 +115,26 @@ impl Held<'_> {
         let lease = self.lease;
         let tick = lease.ttl() / TELLS_PER_TTL;
         let (mut keeping, mut revocation) = (pin!(keep(lease)), pin!(revoked(client, lease)));
+        let mut next_tell = SystemClock.now() + tick;
         loop {
-            let nap = tick.min(self.guarded.overdue_in().max(Duration::from_millis(1)));
+            // Before anything else, whatever happens how often.
+            if self.guarded.overdue_in().is_zero() && !self.is_killed {
+                // It is stopped, or was not given the time to do its work.
+                self.is_killed = true;
+                self.guarded.kill();
+                self.late();
+            }
+            let now = SystemClock.now();
+            if now >= next_tell {
+                next_tell = now + tick;
+                if self.is_lost {
+                    self.guarded.say_the_rest();
+                } else {
+                    self.guarded.tell_deadline(lease);
+                }
+            }
+            let overdue_in = if self.is_killed { tick } else { self.guarded.overdue_in() };
+            let nap = next_tell.since(now).min(overdue_in.max(Duration::from_millis(1)));
             let is_lost = self.is_lost;
             // What is lost is renewed no more: a renewal would tell the library that it is lost, and then it could not
             // be given back.
@@ -106,29 +147,24 @@ impl Held<'_> {
                     Either::Second(text) => Heard::Revoked(text),
                 }
             };
+            // The lease first: renewals must not wait for signals to become rare.
             let told = select2(self.guarded.next(), signals.next());
-            let heard = match select2(told, select2(lease_ends, seam::sleep(nap))).await {
-                Either::First(Either::First(said)) => Heard::Said(said),
-                Either::First(Either::Second(signal)) => Heard::Signal(signal),
-                Either::Second(Either::First(heard)) => heard,
+            let heard = match select2(lease_ends, select2(told, seam::sleep(nap))).await {
+                Either::First(heard) => heard,
+                Either::Second(Either::First(Either::First(said))) => Heard::Said(said),
+                Either::Second(Either::First(Either::Second(signal))) => Heard::Signal(signal),
                 Either::Second(Either::Second(())) => Heard::Time,
             };
             match heard {
                 Heard::Said(Said::Gone) => return,
                 Heard::Said(said) => self.said(said),
                 Heard::Signal(signal) => self.signal(signal),
-                Heard::Lost(lost) => self.lost(&lost).await,
+                Heard::Lost(lost) => self.lost(&lost),
                 Heard::Revoked(text) => {
                     self.is_lost = true;
                     self.teller.lost(&format!("{text}; the command is being ended"));
-                    self.guarded.end().await;
+                    self.guarded.end();
                 }
-                Heard::Time if self.guarded.overdue_in().is_zero() => {
-                    // It is stopped, or was not given the time to do its work.
-                    self.guarded.kill();
-                    self.late();
-                }
-                Heard::Time if !self.is_lost => self.guarded.tell_deadline(lease).await,
                 Heard::Time => {}
             }
         }
@@ -156,12 +192,12 @@ impl Held<'_> {
         }
     }
 
-    async fn lost(&mut self, lost: &LeaseLost) {
+    fn lost(&mut self, lost: &LeaseLost) {
         self.is_lost = true;
         self.teller.lost(&format!("{lost}; the command is being ended"));
         match lost.reason {
             // Until its deadline nobody else is granted it: this process has not given it back.
-            LossReason::Revoked { .. } | LossReason::Transferred { .. } => self.guarded.end().await,
+            LossReason::Revoked { .. } | LossReason::Transferred { .. } => self.guarded.end(),
             // Who is granted it next may be at work already.
             _ => self.guarded.kill(),
         }

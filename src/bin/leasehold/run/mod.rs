@@ -13,8 +13,11 @@
 //! | a signal to this process | this process | passes it on to the group |
 //! | the command ends | the guard | SIGTERM to what it left behind, then SIGKILL |
 //!
+//! | something can't be ended | nobody | the lease is not given back: it runs out by its ttl |
+//!
 //! So the lease's end never waits for this process to run, and rule L1 holds for the command as far as it can without
-//! fencing: what believes in the lease is gone before the deadline, and before the lease is given back.
+//! fencing: what believes in the lease is gone before the deadline, and before the lease is given back. And nothing that
+//! is said to anybody (the guard, standard error) may keep this process from looking at the clock.
 //!
 //! | file | what lives there |
 //! | --- | --- |
@@ -61,16 +64,15 @@ const HEARD: [Signal; 9] = [
 /// Runs the command; the exit code is this program's.
 pub(crate) async fn run(args: RunArgs) -> Result<u8, Failed> {
     let teller = Teller::new(args.json, &args.name);
-    match run_and_tell(args, &teller).await {
-        Err(failed) if teller.is_json() => {
-            teller.failed(&failed);
-            Ok(failed.code())
-        }
-        result => result,
-    }
+    let code = run_and_tell(args, &teller).await.unwrap_or_else(|failed| {
+        teller.failed(&failed);
+        failed.code()
+    });
+    teller.close().await;
+    Ok(code)
 }
 
-async fn run_and_tell(args: RunArgs, teller: &Teller) -> Result<u8, Failed> {
+async fn run_and_tell(mut args: RunArgs, teller: &Teller) -> Result<u8, Failed> {
     // What can be wrong without asking anybody, before anybody is asked.
     let name = Name::new(&args.name).map_err(|error| Failed::with(exit::USAGE, error))?;
     if args.ttl.is_some_and(|ttl| ttl.is_zero()) {
@@ -79,6 +81,8 @@ async fn run_and_tell(args: RunArgs, teller: &Teller) -> Result<u8, Failed> {
             "a ttl of 0 is no lease at all; ask for --ttl 10s, or leave it out",
         ));
     }
+    // Not to wait at all is not to wait for a turn that comes at once.
+    args.no_wait |= args.wait.is_some_and(|wait| wait.is_zero());
     let mut signals = Signals::of(&HEARD)?;
     let holder = args.holder.clone().unwrap_or_else(output::own_name);
     let connecting = Client::builder(holder).agents(&args.connect.connect).connect();
@@ -88,11 +92,19 @@ async fn run_and_tell(args: RunArgs, teller: &Teller) -> Result<u8, Failed> {
     };
     let acquiring = waiting::acquire(&client, &name, &args, teller);
     let result = match select2(acquiring, ending(&mut signals)).await {
-        Either::First(Ok(lease)) => held(&client, lease, &args, &mut signals, teller).await,
+        Either::First(Ok(lease)) => match held(&client, lease, &args, &mut signals, teller).await {
+            Ok(result) => result,
+            Err(Kept(lease, code)) => {
+                // Closing, or dropping one of them, would give the lease back.
+                std::mem::forget((lease, client));
+                return code;
+            }
+        },
         Either::First(Err(failed)) => Err(failed),
         Either::Second(signal) => Ok(seam::code_of(signal.as_raw())),
     };
-    client.close().await;
+    // Who is in a hurry has asked for the end once more.
+    let _ = select2(client.close(), ending(&mut signals)).await;
     result
 }
 
@@ -107,26 +119,48 @@ async fn ending(signals: &mut Signals) -> Signal {
     }
 }
 
+/// A lease that must not be given back, and what to end with.
+struct Kept(Lease, Result<u8, Failed>);
+
+/// Holds the lease for the command's life.
+///
+/// # Errors
+/// Something of the command could not be ended.
 async fn held(
     client: &Client,
     lease: Lease,
     args: &RunArgs,
     signals: &mut Signals,
     teller: &Teller,
-) -> Result<u8, Failed> {
+) -> Result<Result<u8, Failed>, Kept> {
     teller.acquired(client, &lease);
-    // Nothing of the command is left when this returns: only then is the lease given back, whatever became of it.
-    let code = hold::hold(client, &lease, args, signals, teller).await;
+    let hold::Outcome { code, left } = hold::hold(client, &lease, args, signals, teller).await;
     let name = lease.name().clone();
-    if code.as_ref().is_ok_and(|code| *code == exit::LOST) {
-        // Where it was revoked, the next holder waits for this. Where nobody is in reach, it ends by itself.
-        let _ = seam::timeout(GIVE_BACK_LOST_AT_MOST, lease.release()).await;
-        return code;
+    if !left.is_empty() {
+        if let Err(failed) = &code {
+            teller.note(failed.text());
+        }
+        let pids = left.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
+        let failed = Failed::with(
+            exit::LOST,
+            format!(
+                "what the command has started can't be killed: process {pids}; so the lease on {name:?} is not given back but runs out by its ttl ({:?}); end it before the next holder's work, or let the resource refuse old tokens",
+                lease.ttl()
+            ),
+        );
+        return Err(Kept(lease, Err(failed)));
     }
-    match lease.release().await {
+    // Nothing of the command is left: only now is the lease given back, whatever became of it. Where it was revoked, the
+    // next holder waits for this. Where nobody is in reach, it ends by itself.
+    let is_lost = code.as_ref().is_ok_and(|code| *code == exit::LOST);
+    let within = if is_lost { GIVE_BACK_LOST_AT_MOST } else { Duration::MAX };
+    let released = select2(seam::timeout(within, lease.release()), ending(signals)).await;
+    let Either::First(Some(released)) = released else { return Ok(code) };
+    match released {
+        _ if is_lost => {}
         Ok(Released::Released) => teller.released(),
         Ok(Released::WasLost(_)) => {}
         Err(error) => teller.note(&format!("{name:?}: {error}")),
     }
-    code
+    Ok(code)
 }

@@ -206,7 +206,10 @@ impl Kept {
         let mut outcome = locked(&self.outcome);
         let Some(error) = outcome.take() else { return Ok(()) };
         // The next to ask is told the same, as far as an error can be told twice.
-        let detail = error.to_string();
+        let detail = match &error {
+            Error::Access(AccessError::ReleaseUnknown { detail, .. }) => detail.clone(),
+            other => other.to_string(),
+        };
         *outcome =
             Some(AccessError::ReleaseUnknown { lease: self.lease.clone(), detail, ttl: self.ttl }.into());
         Err(error)

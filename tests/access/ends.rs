@@ -90,7 +90,9 @@ async fn a_release_that_fails_or_hangs_is_told() {
     assert!(matches!(error, Error::Access(AccessError::ReleaseUnknown { .. })), "{error}");
     assert!(is_near(shelf.age(), SECOND * 10), "{:?}", shelf.age());
     assert!(error.to_string().contains("WriteLease::Custom(...)"), "{error}");
-    soon(guard.close()).await.unwrap();
+    // Everybody who asks is told.
+    assert_eq!(soon(guard.close()).await.unwrap_err().to_string(), error.to_string());
+    assert_eq!(soon(access.close()).await.unwrap_err().to_string(), error.to_string());
 }
 
 /// Its task is gone; the guard stops all the same, and in time.

@@ -26,6 +26,7 @@ use openraft::{
 use super::types::{Entry, LogId, Types, Vote};
 use crate::{
     codec,
+    flaw::planted,
     storage::{Journal, Recovered},
 };
 
@@ -171,7 +172,9 @@ impl RaftLogStorage<Types> for Log {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.journal.save_vote(codec::encode(vote).into()).await?;
+        if !planted!(VoteNotSaved) {
+            self.journal.save_vote(codec::encode(vote).into()).await?;
+        }
         self.write().vote = Some(*vote);
         Ok(())
     }

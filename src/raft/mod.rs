@@ -51,6 +51,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Consensus {
     raft: Handle,
+    log: Log,
     /// How long an acknowledgement of a quorum counts.
     leader_lease: Duration,
 }
@@ -122,10 +123,10 @@ impl Consensus {
         let log = Log::new(journal.clone(), recovered)?;
         let past = Past { has_voted: log.has_voted(), has_log: log.has_entries() };
         let machine = Machine::new(journal, replica);
-        let raft = openraft::Raft::build(node, Arc::new(config), Network { transport }, log, machine)
+        let raft = openraft::Raft::build(node, Arc::new(config), Network { transport }, log.clone(), machine)
             .await
             .map_err(io::Error::other)?;
-        Ok((Self { raft, leader_lease: timing.election_timeout_max }, past))
+        Ok((Self { raft, log, leader_lease: timing.election_timeout_max }, past))
     }
 
     /// Starts it.
@@ -135,7 +136,7 @@ impl Consensus {
 
     /// What peers' messages are handed to.
     pub(crate) fn receiver(&self) -> Receiver {
-        Receiver::new(self.raft.clone())
+        Receiver::new(self.raft.clone(), self.log.clone())
     }
 
     /// Forms the cluster, once, on one founder. True if it did, false if there is a cluster already.

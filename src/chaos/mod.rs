@@ -30,7 +30,8 @@
 //! | `swarm.rs`, `director.rs` | which faults come by themselves; carrying them out |
 //! | `workload.rs` | clients that try everything |
 //! | `history.rs`, `check/` | what a run was like; whether each rule held |
-//! | `trial.rs` | a run with its checks; many seeds of it |
+//! | `trial.rs`, `shrink.rs` | a run with its checks; many seeds of it; the few faults that a failing one takes |
+//! | `picture.rs` | a run as an HTML file, for people |
 //! | `trace.rs` | what happened, and its digest |
 //!
 //! What replays: two runs of one program with the same seed, settings and script have the same [`Trace::hash`], in any
@@ -41,6 +42,8 @@ pub mod check;
 mod director;
 pub mod history;
 pub(crate) mod kernel;
+mod picture;
+mod shrink;
 mod sim;
 mod swarm;
 mod trace;
@@ -51,6 +54,8 @@ pub(crate) mod world;
 pub use self::{
     check::Violation,
     history::History,
+    picture::picture,
+    shrink::shrink,
     sim::{Job, JobEnded, Report, Sim, SimBuilder, SimError, SimErrorKind},
     swarm::{Episode, Faults, Trouble, Whom},
     trace::{EVENTS_KEPT_MAX, Event, Leg, Loss, Trace},

@@ -5,7 +5,7 @@
 //! pauses alone can do. Over many seeds all are there, and all pairs.
 //!
 //! An [`Episode`] begins, lasts, and is undone. That is the unit in which a failing schedule is
-//! [shrunk](super::Trial::shrink): it is taken out as a whole, and leaves the others where they were.
+//! [shrunk](super::shrink()): it is taken out as a whole, and leaves the others where they were.
 //!
 //! # What is not in a swarm, and why
 //!

@@ -5,7 +5,8 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duratio
 
 use super::{
     history::{Answered, Asked, Call, Probe, Watcher, Write},
-    sim::Sim,
+    sim::{Sim, SimBuilder},
+    swarm::Faults,
     world::Fault,
 };
 use crate::{
@@ -40,6 +41,13 @@ struct Desk {
     sim: Sim,
     /// What is protected, by name.
     fences: RefCell<BTreeMap<String, Rc<Fence>>>,
+}
+
+/// A cluster as it is tried seed by seed: it takes snapshots early, and its pace differs from seed to seed.
+pub fn cluster(seed: u64, agents: usize, faults: Faults) -> SimBuilder {
+    const SHUFFLES: [f64; 4] = [0.0, 0.1, 0.5, 1.0];
+    let shuffle = SHUFFLES.get(seed as usize % SHUFFLES.len()).copied().unwrap_or(0.0);
+    Sim::builder().seed(seed).agents(agents).snapshot_after(40, 10).shuffle(shuffle).faults(faults)
 }
 
 /// Clients beside every agent for as long as there are faults; then some agents are left dead, so that a bare quorum is

@@ -44,6 +44,7 @@ use std::time::Duration;
 
 use crate::{
     dense::Dense,
+    flaw::planted,
     id::LeaseId,
     limits::{EXPIRE_RETRY_PAUSE, STALL_TICK, STALL_TOLERANCE, TTL_MAX},
     time::{Drift, Moment},
@@ -174,6 +175,21 @@ impl Deadlines {
         self
     }
 
+    /// The flaw [`OldDeadlines`](crate::flaw::Flaw::OldDeadlines): goes on in another term as if nothing had been.
+    #[cfg(feature = "chaos")]
+    pub(crate) fn carried_over(
+        mut self,
+        term: u64,
+        now: Moment,
+        held: impl IntoIterator<Item = (LeaseId, Option<Token>, Duration)>,
+    ) -> Self {
+        (self.term, self.last_wake, self.frozen_since) = (term, now, None);
+        for (id, token, ttl) in held {
+            self.began(id, token, ttl, now);
+        }
+        self
+    }
+
     /// The term in which these deadlines were kept. A renewal counts only if its leadership was confirmed in this
     /// very term, and an `Expire` is proposed in this term or not at all.
     pub(crate) fn term(&self) -> u64 {
@@ -236,7 +252,8 @@ impl Deadlines {
     /// shortens nothing.
     pub(crate) fn renew(&mut self, id: &LeaseId, arrived: Moment) -> Renewal {
         let from = self.at_least(arrived);
-        let Some(&entry) = self.entries.get(id).filter(|entry| entry.state == State::Renewable) else {
+        let renewable = |entry: &&Entry| entry.state == State::Renewable || planted!(RenewalAfterExpiry);
+        let Some(&entry) = self.entries.get(id).filter(renewable) else {
             return Renewal::Gone;
         };
         self.requeue(*id, entry, self.stored(from, entry.span()).max(entry.at));
@@ -275,7 +292,7 @@ impl Deadlines {
         let until = self.frozen_since.map_or(now, |since| since.min(now));
         let delay = until.since(asked.max(self.last_wake));
         self.last_wake = now;
-        if delay > self.stall_tolerance {
+        if delay > self.stall_tolerance && !planted!(NoStallCompensation) {
             self.extend_all(delay);
             Wake::Stalled(delay)
         } else if behind > self.stall_tolerance {

@@ -10,6 +10,8 @@ use std::{
     sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
 };
 
+#[cfg(feature = "chaos")]
+use crate::flaw::planted;
 use crate::{
     runtime::watch,
     table::{Entry, Event, Outcome, Table},
@@ -89,6 +91,12 @@ impl Replica {
         let mut guard = self.write();
         let state = &mut *guard;
         state.events.clear();
+        #[cfg(feature = "chaos")]
+        let entry = &if planted!(WallClockInApply) {
+            Entry { wall_unix_ms: crate::clock::wall_unix_ms(), command: entry.command.clone() }
+        } else {
+            entry.clone()
+        };
         let outcome = state.table.apply(index, term, entry, &mut state.events);
         (state.index, state.term) = (index, term);
         self.tell(state);
@@ -121,9 +129,12 @@ impl Replica {
 
     /// Reads a stored form, changing nothing.
     pub(crate) fn decode(&self, bytes: &[u8]) -> io::Result<Table> {
-        Table::restore(bytes).map_err(|error| {
+        let restored = Table::restore(bytes).map_err(|error| {
             io::Error::new(io::ErrorKind::InvalidData, format!("the snapshot's table: {error}"))
-        })
+        });
+        #[cfg(feature = "chaos")]
+        let restored = restored.map(Table::spoiled);
+        restored
     }
 
     /// Replaces the table.

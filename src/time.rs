@@ -8,6 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::flaw::planted;
+
 /// A reading of one agent's monotonic clock: nanoseconds since a moment of that clock's own choice.
 ///
 /// Two agents' moments are not comparable; nothing sends one to another agent. 64 bits last 584 years.
@@ -91,12 +93,18 @@ impl Drift {
     /// `span × (1 − drift)`: how long a holder may believe, on its own clock. Rounded down.
     #[must_use]
     pub fn shorten(self, span: Duration) -> Duration {
+        if planted!(NoDriftMargin) {
+            return span;
+        }
         scale(span, MILLION - self.ppm, false)
     }
 
     /// `span × (1 + drift)`: how long the leader waits, on its own clock. Rounded up.
     #[must_use]
     pub fn lengthen(self, span: Duration) -> Duration {
+        if planted!(NoDriftMargin) {
+            return span;
+        }
         scale(span, MILLION + self.ppm, true)
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::{self, ConfigError, ConfigFault, Timing},
     error::StartError,
+    flaw::planted,
     id::NodeId,
     lease::Renewer,
     limits::FOUNDERS_MAX,
@@ -367,7 +368,8 @@ impl Starting {
             stopping: Mutex::new(false),
             down: watch::channel(false).0,
         });
-        if past.has_voted {
+        // Whoever trusts openraft's own leader lease forgets this as well: the two belong together.
+        if past.has_voted && !planted!(LeaseRead) {
             // Before it restarted, this node may have granted the leader lease of the leader of its term. It keeps
             // that promise, which it has forgotten, by being silent for as long as it can have been worth.
             runtime::sleep(timing.clock_drift_max.lengthen(timing.election_timeout_max)).await;

@@ -32,6 +32,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::{
     clock::{self, Clock},
     deadlines::{Deadlines, Renewal, Wake},
+    flaw::planted,
     id::LeaseId,
     limits::EXPIRE_MAX,
     message::{Failure, Gone, Verdict},
@@ -75,12 +76,20 @@ struct Kept {
     now: Option<Deadlines>,
     /// The last term whose deadlines were dropped.
     over: u64,
+    /// The last that were dropped, where they are kept by mistake.
+    #[cfg(feature = "chaos")]
+    old: Option<Deadlines>,
 }
 
 impl Kept {
     fn drop_them(&mut self) -> Option<u64> {
-        let term = self.now.take()?.term();
+        let dropped = self.now.take()?;
+        let term = dropped.term();
         self.over = self.over.max(term);
+        #[cfg(feature = "chaos")]
+        if planted!(OldDeadlines) {
+            self.old = Some(dropped);
+        }
         Some(term)
     }
 }
@@ -151,7 +160,14 @@ impl Leader {
                     tracing::info!(term, leases = counts.leases, waiters = counts.waiters, "leading");
                     let live = table.all_live();
                     let held = live.map(|(id, live)| (id, live.token, Duration::from_millis(live.ttl_ms)));
-                    let mut fresh = Deadlines::new(term, self.drift, self.clock.now(), held);
+                    let now = self.clock.now();
+                    #[cfg(feature = "chaos")]
+                    let mut fresh = match kept.old.take() {
+                        Some(old) => old.carried_over(term, now, held),
+                        None => Deadlines::new(term, self.drift, now, held),
+                    };
+                    #[cfg(not(feature = "chaos"))]
+                    let mut fresh = Deadlines::new(term, self.drift, now, held);
                     for (id, _) in table.all_live().filter(|(_, live)| !live.renewable) {
                         fresh.revoked(&id);
                     }
@@ -315,7 +331,7 @@ impl Leader {
                         clock_is_sound = false;
                     }
                 }
-                if self.consensus.quorum_is_fresh() {
+                if self.consensus.quorum_is_fresh() || planted!(ExpiryWithoutTerm) {
                     deadlines.thaw(now);
                 } else {
                     deadlines.freeze(now);
@@ -338,6 +354,10 @@ impl Leader {
         tracing::info!(term, leases = ended.len(), "expiring");
         let ids: Vec<LeaseId> = ended.iter().map(|(id, _)| *id).collect();
         let entry = Entry { wall_unix_ms: clock::wall_unix_ms(), command: Command::Expire { term, ended } };
+        #[cfg(feature = "chaos")]
+        if planted!(ExpiryWithoutTerm) {
+            return self.expire_whenever(entry).await;
+        }
         let failed = match runtime::timeout(self.patience, self.consensus.propose_in(term, entry)).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error.to_string()),
@@ -349,6 +369,20 @@ impl Leader {
             if let Some(deadlines) = guard.now.as_mut().filter(|deadlines| deadlines.term() == term) {
                 deadlines.proposal_failed(&ids, self.clock.now());
             }
+        }
+    }
+
+    /// The flaw [`ExpiryWithoutTerm`](crate::flaw::Flaw::ExpiryWithoutTerm): what was due once is proposed until it is
+    /// taken, whoever has led since.
+    #[cfg(feature = "chaos")]
+    async fn expire_whenever(&self, entry: Entry) {
+        const TRIES: u32 = 300;
+        for _ in 0..TRIES {
+            let proposed = runtime::timeout(self.patience, self.consensus.propose(entry.clone())).await;
+            if matches!(proposed, Ok(Ok(_))) {
+                return;
+            }
+            runtime::sleep(Duration::from_millis(100)).await;
         }
     }
 }

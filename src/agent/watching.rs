@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::node::Node;
 use crate::{
     change::{Change, ChangeKind, Changes, Filter},
+    flaw::planted,
     limits::{WATCH_ANSWER_BYTES, WATCH_PRESENT_MAX},
     replica::Reading,
     runtime,
@@ -45,7 +46,9 @@ fn now(node: &Node, filter: &Filter, after: u64) -> Changes {
     // Held over both looks: the history ends where the table stands.
     let reading = node.replica.read();
     let history = node.hub.history();
-    let Some(batches) = history.after(after) else {
+    // With the flaw, an entry is missing whenever a watcher asks on.
+    let skipped = u64::from(planted!(WatchWithGap) && after > 0);
+    let Some(batches) = history.after(after + skipped) else {
         return present(&reading, filter, true);
     };
     let (mut changes, mut weight) = (Vec::new(), 0);

@@ -27,19 +27,39 @@
 //! | `kernel/` | executor, clocks, random streams. It knows of no agents |
 //! | `world/` | disks, the network, and the agents' machines with all that can be done to them |
 //! | `sim.rs` | a run: its settings, its script, its report |
+//! | `swarm.rs`, `director.rs` | which faults come by themselves; carrying them out |
+//! | `workload.rs` | clients that try everything |
+//! | `history.rs`, `check/` | what a run was like; whether each rule held |
+//! | `trial.rs`, `shrink.rs` | a run with its checks; many seeds of it; the few faults that a failing one takes |
+//! | `picture.rs` | a run as an HTML file, for people |
 //! | `trace.rs` | what happened, and its digest |
 //!
 //! What replays: two runs of one program with the same seed, settings and script have the same [`Trace::hash`], in any
 //! process, with or without a subscriber for events, inside of a tokio runtime and outside. Another build of the program
 //! may have other runs.
 
+pub mod check;
+mod director;
+pub mod history;
 pub(crate) mod kernel;
+mod picture;
+mod shrink;
 mod sim;
+mod swarm;
 mod trace;
+mod trial;
+pub mod workload;
 pub(crate) mod world;
 
 pub use self::{
+    check::Violation,
+    history::History,
+    picture::picture,
+    shrink::shrink,
     sim::{Job, JobEnded, Report, Sim, SimBuilder, SimError, SimErrorKind},
+    swarm::{Episode, Faults, Trouble, Whom},
     trace::{EVENTS_KEPT_MAX, Event, Leg, Loss, Trace},
+    trial::{Failure, Seeds, Tally, Trial, seeds},
     world::{DiskFault, DiskPace, Fault, Weather},
 };
+pub use crate::flaw::Flaw;

@@ -7,6 +7,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,18 +16,27 @@ use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
 use super::{
-    kernel::{Chance, Kernel, Pace, Share, Stream, Stuck},
+    director,
+    history::{History, Recorder},
+    kernel::{Chance, Kernel, OUTSIDE, Pace, Share, Stream, Stuck},
+    swarm::Faults,
     trace::{Event, Trace, Tracer},
+    trial::Trial,
     world::{DiskPace, Fault, Fleet, Setup, Weather, machine},
 };
 use crate::{
-    Agent, Moment, Timing, clock,
+    Agent, Lease, Mode, Moment, Timing, clock,
+    flaw::{self, Flaw},
     raft::Compaction,
-    runtime::{self, world},
+    runtime::{self, watch, world},
 };
 
 /// How long agents may take to found their cluster.
 const FOUNDED_WITHIN: Duration = Duration::from_secs(60);
+/// Between a client's end and its next life.
+const BREATH: Duration = Duration::from_millis(200);
+/// For how long faults come where nothing is said.
+const SPAN: Duration = Duration::from_secs(60);
 
 /// How a run is made; by [`Sim::builder`].
 ///
@@ -42,6 +52,8 @@ const FOUNDED_WITHIN: Duration = Duration::from_secs(60);
 /// | [`timer_slack`](Self::timer_slack) | 1 ms | how late a timer may be |
 /// | [`clock_rates`](Self::clock_rates) | 100 ppm | how wrong clocks' rates are |
 /// | [`at`](Self::at) | nothing | what is done to the cluster, and when |
+/// | [`faults`](Self::faults) | none | which faults come by themselves |
+/// | [`span`](Self::span) | 60 s | for how long; then everything is mended |
 /// | [`unfounded`](Self::unfounded) | no | whether the script starts the agents itself |
 #[derive(Debug, Clone)]
 #[must_use = "nothing runs until run() is called"]
@@ -51,6 +63,9 @@ pub struct SimBuilder {
     pace: Pace,
     schedule: Vec<(Duration, Fault)>,
     founded: bool,
+    faults: Option<Faults>,
+    span: Duration,
+    flaw: Option<Flaw>,
 }
 
 /// A simulated cluster, to the script of its run. Clones are the same one.
@@ -80,9 +95,12 @@ pub struct Sim {
 struct Shared {
     kernel: Kernel,
     tracer: Tracer,
+    recorder: Recorder,
     fleet: Fleet,
     seed: u64,
     workload: RefCell<Stream>,
+    /// Whether the time of the faults is over.
+    mended: watch::Sender<bool>,
 }
 
 /// What came of a run.
@@ -95,6 +113,8 @@ pub struct Report<T> {
     pub value: T,
     /// What happened. Its hash is the same for each run with this seed.
     pub trace: Trace,
+    /// What it was like, for checkers.
+    pub history: Box<History>,
     /// How long the run was, in simulated time.
     pub simulated: Duration,
     /// How often a task was polled.
@@ -111,6 +131,8 @@ pub struct SimError {
     pub kind: SimErrorKind,
     /// What happened until then.
     pub trace: Trace,
+    /// What it was like until then.
+    pub history: Box<History>,
 }
 
 /// See [`SimError`].
@@ -206,6 +228,49 @@ impl SimBuilder {
         self
     }
 
+    /// Which faults come by themselves, beside those of [`at`](Self::at) and of the script. Agents that stop are then
+    /// started again, as by a service manager, and after the [span](Self::span) everything is mended.
+    pub fn faults(mut self, faults: Faults) -> Self {
+        self.faults = Some(faults);
+        self
+    }
+
+    /// For how long faults come.
+    pub fn span(mut self, span: Duration) -> Self {
+        self.span = span;
+        self
+    }
+
+    /// Plants a bug in the product, to see that it is found.
+    pub fn flaw(mut self, flaw: Flaw) -> Self {
+        self.flaw = Some(flaw);
+        self
+    }
+
+    /// What uses the cluster while all this happens: a script, as for [`run`](Self::run), that is to come to its end, at
+    /// the latest when everything is mended ([`Sim::mended`]). [`workload::leases`](super::workload::leases) is one that
+    /// tries everything that can be done with leases.
+    ///
+    /// What comes of it is [checked](Trial::check).
+    pub fn workload<F, Fut>(mut self, script: F) -> Trial<F, Fut::Output>
+    where
+        F: FnOnce(Sim) -> Fut,
+        Fut: Future,
+    {
+        self.faults.get_or_insert_with(Faults::none);
+        Trial::new(self, script)
+    }
+
+    /// The seed that was set.
+    pub(crate) fn seed_set(&self) -> u64 {
+        self.seed
+    }
+
+    /// What the faults' schedule is made of: which, how many agents, how long.
+    pub(crate) fn faults_set(&self) -> (&Option<Faults>, usize, Duration) {
+        (&self.faults, self.setup.agents, self.span)
+    }
+
     /// No agent runs when the script begins: [`Fault::Restart`] starts one.
     pub fn unfounded(mut self) -> Self {
         self.founded = false;
@@ -222,22 +287,35 @@ impl SimBuilder {
         F: FnOnce(Sim) -> Fut,
         Fut: Future<Output = T>,
     {
-        let Self { seed, setup, pace, schedule, founded } = self;
+        let Self { seed, setup, pace, schedule, founded, faults, span, flaw } = self;
+        let _planted = flaw::plant(flaw);
         let kernel = Kernel::new(seed, pace);
         let _entered = kernel.enter();
         let tracer = Tracer::new(kernel.clocks());
+        let recorder = Recorder::new(&tracer, setup.agents);
         let sim = Sim {
             shared: Rc::new(Shared {
-                fleet: Fleet::new(seed, &kernel, &tracer, setup),
+                fleet: Fleet::new(seed, &kernel, (&tracer, &recorder), setup),
                 kernel: kernel.clone(),
                 tracer: tracer.clone(),
+                recorder: recorder.clone(),
                 seed,
                 workload: RefCell::new(Stream::of(seed, Chance::Workload)),
+                mended: watch::Sender::new(false),
             }),
         };
         let run = || {
             if founded {
                 sim.found()?;
+            }
+            if let Some(faults) = faults {
+                recorder.write(|history| history.drift_bounded = faults.keep_the_drift_bound());
+                let (ours, episodes) = (sim.clone(), faults.schedule(seed, sim.agents(), span));
+                sim.outside(async move {
+                    director::direct(&ours, episodes, span).await;
+                    ours.recorder().write(|history| history.mended = Some(ours.now()));
+                    ours.shared.mended.send_replace(true);
+                });
             }
             for (after, fault) in schedule {
                 let sim = sim.clone();
@@ -253,6 +331,7 @@ impl SimBuilder {
         let (pulse, polls, simulated) = (kernel.pulse(), kernel.polls(), tracer.now());
         let trace = tracer.finish(pulse);
         let panics = kernel.panics();
+        let history = Box::new(recorder.finish());
         sim.shared.fleet.end_all();
         kernel.end();
         let ran = ran.unwrap_or_else(|payload| {
@@ -260,9 +339,11 @@ impl SimBuilder {
             resume_unwind(payload)
         });
         match ran {
-            _ if !panics.is_empty() => Err(SimError { seed, kind: SimErrorKind::Panicked(panics), trace }),
-            Ok(value) => Ok(Report { seed, value, trace, simulated, polls }),
-            Err(kind) => Err(SimError { seed, kind, trace }),
+            _ if !panics.is_empty() => {
+                Err(SimError { seed, kind: SimErrorKind::Panicked(panics), trace, history })
+            }
+            Ok(value) => Ok(Report { seed, value, trace, history, simulated, polls }),
+            Err(kind) => Err(SimError { seed, kind, trace, history }),
         }
     }
 }
@@ -289,6 +370,9 @@ impl Sim {
             pace: Pace::default(),
             schedule: Vec::new(),
             founded: true,
+            faults: None,
+            span: SPAN,
+            flaw: None,
         }
     }
 
@@ -332,6 +416,45 @@ impl Sim {
         self.shared.fleet.start_error(agent)
     }
 
+    /// Resolves when the time of the [faults](SimBuilder::faults) is over and everything is mended. Cancel-safe.
+    pub async fn mended(&self) {
+        let mut mended = self.shared.mended.subscribe();
+        // The sender lives as long as `self`.
+        let _ = mended.wait_for(|mended| *mended).await;
+    }
+
+    /// Somebody beside this agent was handed this lease: from now on it is looked whether it believes in it, for the
+    /// checkers. Returns a number for [`told`](Self::told).
+    pub fn believes(&self, agent: usize, lease: &Arc<Lease>, mode: Mode) -> usize {
+        self.note(format!("agent {agent} has {} with {}", lease.name(), lease.token()));
+        self.shared.recorder.believes(agent, lease, mode)
+    }
+
+    /// A holder was told why a lease in which it [believed](Self::believes) is over.
+    pub fn told(&self, belief: usize, reason: crate::LossReason) {
+        self.shared.recorder.told(belief, reason);
+    }
+
+    pub(crate) fn recorder(&self) -> &Recorder {
+        &self.shared.recorder
+    }
+
+    /// Starts a task in the world outside of all machines.
+    pub(crate) fn outside(&self, task: impl Future<Output = ()> + 'static) {
+        self.shared.kernel.spawn(OUTSIDE, task);
+    }
+
+    /// Whether the agent's process is there, running or standing still.
+    pub(crate) fn has_process(&self, agent: usize) -> bool {
+        self.shared.fleet.has_process(agent)
+    }
+
+    /// How often the agent was started.
+    #[must_use]
+    pub fn lives(&self, agent: usize) -> u32 {
+        self.shared.fleet.lives(agent)
+    }
+
     /// Does something to the world, now.
     pub fn fault(&self, fault: Fault) {
         self.shared.fleet.fault(&fault);
@@ -351,6 +474,28 @@ impl Sim {
             }
         });
         Job(told)
+    }
+
+    /// Runs a client beside an agent in each of its lives, as [`on`](Self::on) does in the present one: again where the
+    /// process has ended, or the client has, until the time of the [faults](SimBuilder::faults) is over. Then it is dropped.
+    pub fn in_each_life<F, Fut>(&self, agent: usize, client: F)
+    where
+        F: Fn(Agent) -> Fut + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let sim = self.clone();
+        self.outside(async move {
+            let lives = async {
+                loop {
+                    let client = client(sim.up(agent).await);
+                    let ours = sim.clone();
+                    // What tells of its end is that it has ended, however.
+                    let _ = sim.on(agent, async move { runtime::select2(ours.mended(), client).await }).await;
+                    sim.sleep(BREATH).await;
+                }
+            };
+            runtime::select2(sim.mended(), lives).await;
+        });
     }
 
     /// Waits; beside an agent, by its clock, elsewhere by the true time. Cancel-safe.

@@ -314,7 +314,7 @@ impl Tracer {
 }
 
 /// What happened in a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Trace {
     /// The last events, at most [`EVENTS_KEPT_MAX`], each with the true time since the beginning.

@@ -46,6 +46,7 @@ pub use self::{
 use crate::{
     clock,
     error::{ReleaseError, RenewError},
+    flaw::planted,
     id::LeaseId,
     message::{Failure, Gone, Request, Response, Verdict},
     name::Name,
@@ -199,7 +200,10 @@ impl Lease {
         let answered = requester.ask(&request, self.ttl() / 3).await;
         match answered.response {
             Response::Renewed(verdicts) => match verdicts.into_iter().next() {
-                Some(Verdict::Extended) => Ok(self.held.renewed(sent).map_err(|reason| self.loss(reason))?),
+                Some(Verdict::Extended) => Ok(self
+                    .held
+                    .renewed(if planted!(DeadlineFromReceipt) { requester.clock().now() } else { sent })
+                    .map_err(|reason| self.loss(reason))?),
                 verdict => {
                     self.held.end(loss_of(verdict));
                     Ok(self.check()?)

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     clock::Clock,
     dense::Dense,
+    flaw::planted,
     id::LeaseId,
     limits::RENEW_MAX,
     message::{Gone, Request, Response, Verdict},
@@ -457,6 +458,7 @@ impl Renewer {
                 None
             }
         };
+        let sent = if planted!(DeadlineFromReceipt) { now } else { sent };
         self.answered(message, &ids, verdicts, sent, now);
         self.wake.notify_one();
     }

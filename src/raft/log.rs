@@ -26,6 +26,7 @@ use openraft::{
 use super::types::{Entry, LogId, Types, Vote};
 use crate::{
     codec,
+    flaw::planted,
     storage::{Journal, Recovered},
 };
 
@@ -43,6 +44,19 @@ struct Cache {
     purged: Option<LogId>,
     /// Consecutive; the first has the index after `purged`.
     entries: VecDeque<Entry>,
+    /// Entries before this index are on the device.
+    durable_end: u64,
+}
+
+/// What a log has of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Has {
+    /// Nothing, or another entry in its place.
+    Not,
+    /// The entry, on its way to the device.
+    Soon,
+    /// The entry, on the device.
+    Durably,
 }
 
 impl Cache {
@@ -97,6 +111,7 @@ impl Log {
             committed: decode("the commit mark", recovered.committed)?,
             purged: decode("the purge mark", recovered.purged.map(|(_, mark)| mark))?,
             entries: VecDeque::with_capacity(recovered.entries.len()),
+            durable_end: 0,
         };
         // Every index below has one after it: that is what the arithmetic here, and openraft's, relies on.
         if cache.purged.is_some_and(|id| id.index == u64::MAX) {
@@ -119,6 +134,7 @@ impl Log {
             }
             cache.entries.push_back(entry);
         }
+        cache.durable_end = cache.end_index();
         Ok(Self { journal, cache: Arc::new(RwLock::new(cache)) })
     }
 
@@ -134,6 +150,19 @@ impl Log {
     pub(crate) fn has_entries(&self) -> bool {
         let cache = self.read();
         !cache.entries.is_empty() || cache.purged.is_some()
+    }
+
+    /// What it has of the entry with this id.
+    pub(super) fn has(&self, id: &LogId) -> Has {
+        let cache = self.read();
+        let place = id.index.checked_sub(cache.first_index()).and_then(|place| usize::try_from(place).ok());
+        let entry = place.and_then(|place| cache.entries.get(place));
+        match entry {
+            Some(entry) if entry.log_id() != *id => Has::Not,
+            Some(_) if id.index < cache.durable_end => Has::Durably,
+            Some(_) => Has::Soon,
+            None => Has::Not,
+        }
     }
 
     /// Whether a vote was ever stored: this node has taken part in an election before.
@@ -171,7 +200,9 @@ impl RaftLogStorage<Types> for Log {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.journal.save_vote(codec::encode(vote).into()).await?;
+        if !planted!(VoteNotSaved) {
+            self.journal.save_vote(codec::encode(vote).into()).await?;
+        }
         self.write().vote = Some(*vote);
         Ok(())
     }
@@ -205,7 +236,18 @@ impl RaftLogStorage<Types> for Log {
                 cache.entries.push_back(entry);
             }
         }
-        self.journal.append(records, Box::new(move |result| callback.io_completed(result))).await
+        let end = records.last().map_or(0, |(index, _)| index + 1);
+        // Not the log itself, which owns the journal: the journal's own thread must not be the last to own it.
+        let cache = Arc::clone(&self.cache);
+        let done = move |result: io::Result<()>| {
+            if result.is_ok() {
+                let mut cache = cache.write().unwrap_or_else(PoisonError::into_inner);
+                // What is being truncated does not count; nothing is appended anew before that is done.
+                cache.durable_end = cache.durable_end.max(end.min(cache.end_index()));
+            }
+            callback.io_completed(result);
+        };
+        self.journal.append(records, Box::new(done)).await
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
@@ -214,6 +256,7 @@ impl RaftLogStorage<Types> for Log {
             let mut cache = self.write();
             let keep = last.map_or(0, |index| (index + 1).saturating_sub(cache.first_index()));
             cache.entries.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+            cache.durable_end = cache.durable_end.min(cache.end_index());
         }
         self.journal.truncate_after(last).await
     }

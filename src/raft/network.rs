@@ -25,6 +25,7 @@ use openraft::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
+    log::{Has, Log},
     pipeline::{self, Pipeline},
     types::{Handle, Member, Snapshot, SnapshotMeta, Types, Vote},
 };
@@ -202,6 +203,7 @@ impl RaftNetworkV2<Types> for Link {
 /// The receiving side: hands openraft's messages to it.
 pub(crate) struct Receiver {
     raft: Handle,
+    log: Log,
     /// The snapshot that is arriving; one at a time, a new one replaces it.
     arriving: Mutex<Option<Arriving>>,
 }
@@ -224,8 +226,8 @@ pub(crate) enum ReceiveError {
 }
 
 impl Receiver {
-    pub(super) fn new(raft: Handle) -> Self {
-        Self { raft, arriving: Mutex::new(None) }
+    pub(super) fn new(raft: Handle, log: Log) -> Self {
+        Self { raft, log, arriving: Mutex::new(None) }
     }
 
     /// Answers one message; `None` for a method that isn't openraft's.
@@ -272,6 +274,30 @@ impl Receiver {
         )
     }
 
+    /// Whether this node's log has, durably and under the same leadership, the entry up to which the snapshot goes: then it
+    /// has everything that the leader wants it to have by it, and the leader may send on from there.
+    ///
+    /// So it is when entries that were under way for long come in before a snapshot that was sent later. openraft
+    /// 0.10.0-alpha.37 would install it, and set the log's progress back to the snapshot's last entry although the log goes
+    /// on behind it: with debug assertions that panics, and without them the node takes what it has acknowledged for not
+    /// written.
+    async fn has_already(&self, meta: &SnapshotMeta, vote: Vote) -> Result<bool, ReceiveError> {
+        const LOOKS: u32 = 100;
+        let Some(last) = meta.last_log_id else { return Ok(false) };
+        for _ in 0..LOOKS {
+            let known = self.raft.with_raft_state(|state| *state.vote_ref()).await;
+            if known.map_err(|error| ReceiveError::Stopped(error.to_string()))? != vote {
+                return Ok(false);
+            }
+            match self.log.has(&last) {
+                Has::Not => return Ok(false),
+                Has::Durably => return Ok(true),
+                Has::Soon => runtime::sleep(Duration::from_millis(10)).await,
+            }
+        }
+        Ok(false)
+    }
+
     async fn piece(&self, payload: &[u8]) -> Result<Vec<u8>, ReceiveError> {
         let piece: Piece = codec::decode(payload)?;
         let whole = {
@@ -298,6 +324,9 @@ impl Receiver {
         };
         let response = match whole {
             None => None,
+            Some(Arriving { meta, .. }) if self.has_already(&meta, piece.vote).await? => {
+                Some(SnapshotResponse::new(piece.vote))
+            }
             Some(Arriving { meta, data, .. }) => {
                 let snapshot = Snapshot { meta, snapshot: data.freeze() };
                 let installed = self.raft.install_full_snapshot(piece.vote, snapshot).await;

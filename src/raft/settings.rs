@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use openraft::{Config, ConfigError, SnapshotPolicy};
 
-use crate::{config::Timing, limits::ENTRIES_PER_APPEND_MAX};
+use crate::{config::Timing, flaw::planted, limits::ENTRIES_PER_APPEND_MAX};
 
 /// When a snapshot takes the place of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(super) fn of(timing: &Timing, compaction: Compaction) -> Result<Config, Conf
         // Safety. openraft's default lets a leader that restarts go on in its old term, with log ids that it may
         // have used before the power went: acknowledged writes were lost in 10 of 60 simulated power losses.
         // Pinned by `raft::tests::a_restarted_leader_stands_for_election`.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(planted!(LeaderRestore)),
         // A member that was cut off doesn't depose a healthy leader when it returns.
         // Pinned by `cluster::failures::a_returning_member_deposes_nobody`.
         enable_pre_vote: Some(true),

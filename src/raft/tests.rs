@@ -3,13 +3,20 @@
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use openraft::{
-    StorageError,
+    EntryPayload, StorageError,
+    raft::{AppendEntriesRequest, SnapshotResponse},
     testing::log::{StoreBuilder, Suite},
 };
 
-use super::{Compaction, Consensus, Member, log::Log, machine::Machine, settings, types::Types};
+use super::{
+    Compaction, Consensus, Member,
+    log::Log,
+    machine::Machine,
+    network, settings,
+    types::{self, LogId, Types, Vote},
+};
 use crate::{
-    AgentName, Timing,
+    AgentName, Timing, codec,
     id::NodeId,
     replica::Replica,
     runtime::watch,
@@ -155,5 +162,47 @@ async fn a_proposal_for_another_term_changes_nothing() {
     assert_eq!(consensus.propose_in(term, found(7)).await, Ok(Outcome::Founded));
     let confirmed = consensus.confirm().await.unwrap();
     assert_eq!(confirmed.term, term);
+    consensus.shutdown().await;
+}
+
+/// Entries of a leader come in, and then a snapshot of that leader's that goes less far. openraft would set the progress of
+/// its log back, which panics here.
+#[tokio::test]
+async fn a_snapshot_of_what_the_log_has_already_is_not_installed() {
+    let (consensus, replica) = alone(Arc::new(MemoryJournal::new()), Recovered::default()).await;
+    let receiver = consensus.receiver();
+    let (term, leader) = (7, NodeId::from_bits(2));
+    let leader_id = openraft::impls::leader_id_std::LeaderId { term, voted_for: leader };
+    let vote = Vote { leader_id, committed: true };
+    let log_id = |index| LogId::new(types::leader_of(term), index);
+    let entry = |index| types::Entry { log_id: log_id(index), payload: EntryPayload::Blank };
+    let append = |prev_log_id, entries| AppendEntriesRequest::<Types> {
+        vote,
+        prev_log_id,
+        entries,
+        leader_commit: None,
+    };
+    let send = |append| async {
+        let append: AppendEntriesRequest<Types> = append;
+        within_10_s(receiver.receive(network::APPEND, &codec::encode(&append))).await.unwrap().unwrap()
+    };
+    send(append(None, (0..5).map(entry).collect())).await;
+
+    let data = bytes::Bytes::from(crate::table::Table::new().snapshot());
+    let meta = types::SnapshotMeta { last_log_id: Some(log_id(2)), ..Default::default() };
+    let piece = network::Piece { vote, meta, total: data.len() as u64, offset: 0, data };
+    let answer =
+        within_10_s(receiver.receive(network::SNAPSHOT, &codec::encode(&piece))).await.unwrap().unwrap();
+    let taken: Option<SnapshotResponse<Types>> = codec::decode(&answer).unwrap();
+    assert_eq!(taken.unwrap().vote, vote);
+
+    // It goes on: what comes next is appended, and a snapshot that goes further is installed.
+    send(append(Some(log_id(4)), vec![entry(5)])).await;
+    assert_eq!(consensus.leadership().stopped, None);
+    assert_eq!(replica.read().index(), 0);
+    let further = types::SnapshotMeta { last_log_id: Some(log_id(9)), ..Default::default() };
+    let piece = network::Piece { meta: further, ..piece };
+    within_10_s(receiver.receive(network::SNAPSHOT, &codec::encode(&piece))).await.unwrap().unwrap();
+    assert_eq!(replica.read().index(), 9);
     consensus.shutdown().await;
 }

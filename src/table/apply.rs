@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     AgentName, LeaseId, Name, Token,
+    flaw::planted,
     limits::{BATCH_MAX, EXPIRE_MAX, LOCK_DELAY_MAX, METADATA_BYTES_MAX, REASON_BYTES_MAX, TTL_MAX},
     mode::Mode,
 };
@@ -249,7 +250,7 @@ impl Table {
         term: u64,
         pairs: &[(LeaseId, Option<Token>)],
     ) -> Outcome<B> {
-        if term != step.term {
+        if term != step.term && !planted!(ExpiryWithoutTerm) {
             return Outcome::OtherTerm { entry_term: step.term };
         }
         if pairs.len() > EXPIRE_MAX {
@@ -360,6 +361,10 @@ impl Table {
             holder: lease.holder.as_ref().clone(),
             revocation,
         });
+        if planted!(RevokeEndsAtOnce) {
+            let heir = self.end_lease(step, name, token, EndReason::Released);
+            self.hand_over(step, name, heir);
+        }
         Outcome::Revoked
     }
 

@@ -41,7 +41,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::outcome::Ending;
-use crate::{LeaseId, limits::ENDED_IDS_MAX};
+use crate::{LeaseId, flaw::planted, limits::ENDED_IDS_MAX};
 
 /// The ended ids that are remembered, and how far back the memory reaches.
 #[derive(Debug, Clone)]
@@ -82,6 +82,9 @@ impl EndedIds {
 
     /// How it ended, if that is remembered.
     pub(super) fn get(&self, id: &LeaseId) -> Option<Ending> {
+        if planted!(EndedForgotten) {
+            return None;
+        }
         self.endings.get(id).copied()
     }
 

@@ -15,6 +15,7 @@
 //! | `ended.rs` | lease ids that are dead for ever, in bounded memory, with the proof |
 //! | `lean.rs` | what keeps a held lease small in memory |
 //! | `snapshot.rs` | the whole table as bytes, and back |
+//! | `spoiled.rs` | planted bugs of a snapshot, for simulations |
 //! | `invariants.rs` | what must hold after every entry, numbered |
 //!
 //! # The rules, as far as they rest on this module
@@ -55,6 +56,8 @@ mod lean;
 mod outcome;
 mod queue;
 mod snapshot;
+#[cfg(feature = "chaos")]
+mod spoiled;
 
 #[cfg(test)]
 mod goldens;

@@ -14,7 +14,7 @@ use super::{
     command::{Holder, TransferTo},
     lean::Metadata,
 };
-use crate::{LeaseId, mode::Mode};
+use crate::{LeaseId, flaw::planted, mode::Mode};
 
 /// An agent queued for a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +71,10 @@ impl Queue {
 
     /// The first leaves.
     pub(super) fn pop(&mut self) -> Option<Waiter> {
-        self.take(|waiters| waiters.pop_first().map(|(_, waiter)| waiter))
+        self.take(|waiters| {
+            let next = if planted!(LastComeFirstServed) { waiters.pop_last() } else { waiters.pop_first() };
+            next.map(|(_, waiter)| waiter)
+        })
     }
 
     /// This one leaves.

@@ -6,10 +6,14 @@
 //! | `cluster.rs` | does a simulated cluster do what a real one does? |
 //! | `patience.rs` | what takes minutes elsewhere |
 //! | `storm.rs` | does it bear much at once? The run that is replayed |
+//! | `flaws.rs` | would it find the bugs that are easily made? |
+//! | `swarm.rs` | do the rules hold, whatever goes wrong? |
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as loudly as tests")]
 
 mod cluster;
+mod flaws;
 mod patience;
 mod replay;
 mod storm;
+mod swarm;

@@ -44,6 +44,10 @@ pub(crate) enum Command {
     /// Hand a lease over to one of those who wait for it
     #[command(after_help = help::TRANSFER)]
     Transfer(TransferArgs),
+    /// Try simulated clusters under faults of all kinds, seed by seed
+    #[cfg(feature = "chaos")]
+    #[command(after_help = help::CHAOS)]
+    Chaos(crate::chaos::ChaosArgs),
     /// Print what a shell needs to complete this program's words
     #[command(after_help = help::COMPLETIONS)]
     Completions(CompletionsArgs),

@@ -131,3 +131,15 @@ Example:
 pub(crate) const MAN: &str = "\
 Example:
   leasehold man run > leasehold-run.1";
+
+/// `chaos`'s.
+#[cfg(feature = "chaos")]
+pub(crate) const CHAOS: &str = "\
+Whole clusters run in this process over a simulated clock, network and disks, among faults that follow from the seed; clients
+try everything, and a checker for each of the rules L1 to L10 says whether it held. A seed that fails is printed with the line
+that replays it.
+
+Exit codes: 0 when no rule was broken, 1 when one was, 2 for wrong settings.
+
+Example:
+  leasehold chaos run --seeds 0..2";

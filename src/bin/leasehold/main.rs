@@ -3,6 +3,8 @@
 mod agent;
 mod args;
 mod by_hand;
+#[cfg(feature = "chaos")]
+mod chaos;
 mod config;
 mod demo;
 mod exit;
@@ -69,6 +71,8 @@ async fn carry_out(command: Command) -> Result<ExitCode, Failed> {
         Command::Run(args) => return run::run(args).await.map(ExitCode::from),
         Command::Revoke(args) => by_hand::revoke(args).await?,
         Command::Transfer(args) => by_hand::transfer(args).await?,
+        #[cfg(feature = "chaos")]
+        Command::Chaos(args) => chaos::chaos(&args)?,
         Command::Completions(args) => manual::completions(&args)?,
         Command::Man(args) => manual::man(&args)?,
     }

@@ -18,6 +18,8 @@ pub(crate) enum Chance {
     Workload,
     /// What goes wrong, and when.
     Faults,
+    /// Which faults a swarm has.
+    Swarm,
     /// What the agent's own code rolls: ids, jitter, election timeouts. One for each life of a machine.
     Node(usize, u32),
 }
@@ -30,6 +32,7 @@ impl Chance {
             Self::Disk(node) => (3, node, 0),
             Self::Workload => (4, 0, 0),
             Self::Faults => (5, 0, 0),
+            Self::Swarm => (7, 0, 0),
             Self::Node(node, life) => (6, node, life),
         };
         kind << 56 | (node as u64) << 32 | u64::from(life)
@@ -100,6 +103,7 @@ mod tests {
             Chance::Disk(1),
             Chance::Workload,
             Chance::Faults,
+            Chance::Swarm,
             Chance::Node(1, 0),
             Chance::Node(1, 1),
             Chance::Node(2, 0),

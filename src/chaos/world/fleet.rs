@@ -16,6 +16,7 @@ use super::{
 use crate::{
     Agent, Timing,
     chaos::{
+        history::Recorder,
         kernel::{Chance, Kernel, NodeClock, Power, Stream},
         trace::{Event, Tracer},
     },
@@ -49,6 +50,7 @@ struct Seat {
 struct Shared {
     kernel: Kernel,
     tracer: Tracer,
+    recorder: Recorder,
     setup: Setup,
     network: Network,
     disks: Vec<Disk>,
@@ -73,7 +75,12 @@ fn address(agent: usize) -> String {
 
 impl Fleet {
     /// Machines with empty disks, on which nothing runs.
-    pub(crate) fn new(seed: u64, kernel: &Kernel, tracer: &Tracer, setup: Setup) -> Self {
+    pub(crate) fn new(
+        seed: u64,
+        kernel: &Kernel,
+        (tracer, recorder): (&Tracer, &Recorder),
+        setup: Setup,
+    ) -> Self {
         let network = Network::new(seed, setup.weather.clone(), tracer.clone());
         let mut chance = Stream::of(seed, Chance::Faults);
         let disks = (0..setup.agents)
@@ -93,6 +100,7 @@ impl Fleet {
         Self(Rc::new(Shared {
             kernel: kernel.clone(),
             tracer: tracer.clone(),
+            recorder: recorder.clone(),
             seats: RefCell::new((0..setup.agents).map(|_| Seat::default()).collect()),
             setup,
             network,
@@ -126,6 +134,16 @@ impl Fleet {
             }
             news.await;
         }
+    }
+
+    /// Whether the agent's process is there, running or standing still.
+    pub(crate) fn has_process(&self, agent: usize) -> bool {
+        self.0.kernel.power(machine(agent)) != Power::Off
+    }
+
+    /// How often the agent was started.
+    pub(crate) fn lives(&self, agent: usize) -> u32 {
+        self.0.seats.borrow().get(agent).map_or(0, |seat| seat.lives)
     }
 
     /// Does something to the world, now.
@@ -167,6 +185,7 @@ impl Fleet {
     /// Ends an agent's process, and its machine with it if that has no power.
     fn end(&self, agent: usize, death: Death) {
         let remains = self.0.network.unplug(&address(agent), death);
+        self.0.recorder.died(agent);
         // First the tasks, then what they shared: its destructors find a machine on which nothing can be started.
         self.0.kernel.kill(machine(agent));
         let old = self.0.seats.borrow_mut().get_mut(agent).map(|seat| (seat.agent.take(), seat.site.take()));
@@ -180,23 +199,25 @@ impl Fleet {
 
     /// Starts an agent on its disk.
     pub(crate) fn start(&self, agent: usize) {
-        let Shared { kernel, tracer, network, setup, .. } = &*self.0;
+        let Shared { kernel, tracer, recorder, network, setup, .. } = &*self.0;
         if kernel.power(machine(agent)) != Power::Off {
             self.end(agent, Death::Reset);
         }
         network.power_up(&address(agent));
         kernel.revive(machine(agent));
         let disk = self.0.disks[agent].clone();
-        let site = SimSite::new(agent, network.clone(), disk, tracer.clone(), setup.compaction);
-        let site = Arc::new(site);
-        let life = {
+        let (site, life) = {
             let mut seats = self.0.seats.borrow_mut();
             let Some(seat) = seats.get_mut(agent) else { return };
             seat.lives += 1;
             seat.error = None;
+            let notes = (tracer.clone(), recorder.clone());
+            let site = SimSite::new((agent, seat.lives), network.clone(), disk, notes, setup.compaction);
+            let site = Arc::new(site);
             seat.site = Some(site.clone());
-            seat.lives
+            (site, seat.lives)
         };
+        recorder.born(agent);
         tracer.note(Event::Started { agent, life });
         let clock = NodeClock { clocks: kernel.clocks().clone(), node: machine(agent) };
         let builder = Agent::builder(format!("agent-{agent}"))
@@ -213,6 +234,9 @@ impl Fleet {
     }
 
     fn started(&self, agent: usize, started: Result<Agent, String>) {
+        if started.is_ok() {
+            self.0.recorder.serves(agent);
+        }
         self.0.tracer.note(match &started {
             Ok(_) => Event::Ready { agent },
             Err(error) => Event::NotStarted { agent, error: error.clone() },

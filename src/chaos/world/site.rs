@@ -5,7 +5,10 @@ use std::sync::{Arc, OnceLock, Weak};
 use super::{disk::Disk, journal::DiskJournal, network::Network};
 use crate::{
     agent::{Site, Storage},
-    chaos::trace::{Event, Tracer, digest},
+    chaos::{
+        history::Recorder,
+        trace::{Event, Tracer, digest},
+    },
     id::NodeId,
     name::AgentName,
     raft::Compaction,
@@ -23,18 +26,21 @@ pub(super) struct SimSite {
     disk: Disk,
     tracer: Tracer,
     compaction: Compaction,
+    recorder: Recorder,
+    /// Which of the agent's lives it is.
+    life: u32,
     ear: OnceLock<Arc<Ear>>,
 }
 
 impl SimSite {
     pub(super) fn new(
-        agent: usize,
+        (agent, life): (usize, u32),
         network: Network,
         disk: Disk,
-        tracer: Tracer,
+        (tracer, recorder): (Tracer, Recorder),
         compaction: Compaction,
     ) -> Self {
-        Self { agent, network, disk, tracer, compaction, ear: OnceLock::new() }
+        Self { agent, network, disk, tracer, compaction, recorder, life, ear: OnceLock::new() }
     }
 }
 
@@ -59,7 +65,13 @@ impl Site for SimSite {
     }
 
     fn listener(&self, hub: Weak<dyn Applied>) -> Weak<dyn Applied> {
-        let ear = Arc::new(Ear { agent: self.agent, tracer: self.tracer.clone(), hub: hub.clone() });
+        let ear = Arc::new(Ear {
+            agent: self.agent,
+            life: self.life,
+            tracer: self.tracer.clone(),
+            recorder: self.recorder.clone(),
+            hub: hub.clone(),
+        });
         let weak: Weak<Ear> = Arc::downgrade(&ear);
         // An agent is started once; whoever came second would be heard by nobody.
         if self.ear.set(ear).is_ok() { weak } else { hub }
@@ -70,10 +82,12 @@ impl Site for SimSite {
     }
 }
 
-/// Traces what is applied, and passes it on.
+/// Traces and records what is applied, and passes it on.
 struct Ear {
     agent: usize,
+    life: u32,
     tracer: Tracer,
+    recorder: Recorder,
     hub: Weak<dyn Applied>,
 }
 
@@ -82,7 +96,9 @@ impl Applied for Ear {
         let agent = self.agent;
         // A lease id shows its first digits only, which tell leases of one run apart.
         let changes: Vec<String> = events.iter().map(|event| format!("{event:?}")).collect();
-        self.tracer.note(Event::Applied { agent, index, term, digest: digest(&changes) });
+        let told = digest(&changes);
+        self.tracer.note(Event::Applied { agent, index, term, digest: told });
+        self.recorder.applied((agent, self.life), (index, term, told), events, table);
         for change in changes {
             self.tracer.note(Event::Lease { agent, index, change });
         }
@@ -93,6 +109,7 @@ impl Applied for Ear {
 
     fn replaced(&self, index: u64, table: &Table) {
         self.tracer.note(Event::Installed { agent: self.agent, index });
+        self.recorder.installed((self.agent, self.life), index, table);
         if let Some(hub) = self.hub.upgrade() {
             hub.replaced(index, table);
         }

@@ -1,0 +1,180 @@
+//! Rules L1, L4 and L5: who believes when.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::Violation;
+use crate::{
+    change::{ChangeKind, EndKind},
+    chaos::history::{Answered, Asked, Belief, History},
+    mode::Mode,
+};
+
+/// At any instant at most one believes; of shared leases and permits, as many as may stand beside each other.
+#[must_use]
+pub fn l1(history: &History) -> Vec<Violation> {
+    if !history.drift_bounded {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for (at, later) in history.beliefs.iter().enumerate() {
+        // An overlap is there at the beginning of the later of the two, or not at all: what was lost never comes back.
+        let there = |earlier: &&Belief| {
+            earlier.seen >= later.from && earlier.name == later.name && history.is_bounded(earlier)
+        };
+        let others: Vec<&Belief> = history.beliefs.iter().take(at).filter(there).collect();
+        for other in others.iter().filter(|other| other.excludes(&later.name, later.mode)) {
+            let text = format!(
+                "agent {} believes in {} with token {}, and agent {} still does with token {}",
+                later.agent, later.name, later.token, other.agent, other.token
+            );
+            found.push(Violation::new("L1", later.from, text));
+        }
+        if let Mode::Permits { of } = later.mode
+            && others.len() as u64 >= u64::from(of)
+        {
+            let text =
+                format!("{} believe in a permit of {} of which there are {of}", others.len() + 1, later.name);
+            found.push(Violation::new("L1", later.from, text));
+        }
+    }
+    found
+}
+
+/// No lease ends while its holder believes, and none expires before its ttl is over since its grant and since the last
+/// renewal that a client was acknowledged.
+#[must_use]
+pub fn l4(history: &History) -> Vec<Violation> {
+    if !history.drift_bounded {
+        return Vec::new();
+    }
+    let mut granted = BTreeMap::new();
+    let mut found = Vec::new();
+    for (index, at, changed) in history.changes() {
+        let id = changed.lease_id;
+        match &changed.change.kind {
+            ChangeKind::Granted { ttl, .. } => drop(granted.insert(id, (at, *ttl))),
+            ChangeKind::Ended { name, token, how, .. } => {
+                let believes = |belief: &&Belief| {
+                    belief.lease_id == id
+                        && belief.from <= at
+                        && belief.seen >= at
+                        && history.is_bounded(belief)
+                };
+                if let Some(belief) = history.beliefs.iter().find(believes) {
+                    let text = format!(
+                        "the lease on {name} with token {token} is {how} by entry {index}, and agent {} believes in it",
+                        belief.agent
+                    );
+                    found.push(Violation::new("L4", at, text));
+                }
+                let Some((began, ttl)) = granted.get(&id).filter(|_| *how == EndKind::Expired) else {
+                    continue;
+                };
+                let renewed = history.calls.iter().filter(|call| {
+                    call.asked == Asked::Renew(id) && call.answer == Answered::Done && call.ended < Some(at)
+                });
+                let last = renewed.map(|call| call.began).fold(*began, Duration::max);
+                if at < last + *ttl {
+                    let text = format!(
+                        "the lease on {name} with token {token} expires {:?} after its last renewal, its ttl is {ttl:?}",
+                        at.saturating_sub(last)
+                    );
+                    found.push(Violation::new("L4", at, text));
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Nobody is granted what another still believes to hold.
+#[must_use]
+pub fn l5(history: &History) -> Vec<Violation> {
+    if !history.drift_bounded {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for (index, at, changed) in history.changes() {
+        let ChangeKind::Granted { name, token, .. } = &changed.change.kind else { continue };
+        for belief in &history.beliefs {
+            let there = belief.token < *token && belief.from <= at && belief.seen >= at;
+            if there && belief.excludes(name, changed.mode) && history.is_bounded(belief) {
+                let text = format!(
+                    "entry {index} grants {name} with token {token}, and agent {} believes in its lease with token {}",
+                    belief.agent, belief.token
+                );
+                found.push(Violation::new("L5", at, text));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chaos::check::example::{S, belief, call, ended, example, granted, id};
+
+    #[test]
+    fn two_that_believe_at_one_instant_are_found() {
+        let mut history = example();
+        assert_eq!((l1(&history), l4(&history), l5(&history)), (vec![], vec![], vec![]));
+        // The first holder believes for longer than it should: the second begins meanwhile.
+        history.beliefs[0].seen = history.beliefs[1].from;
+        assert_eq!(l1(&history).len(), 1);
+        history.drift_bounded = false;
+        assert_eq!((l1(&history), l4(&history), l5(&history)), (vec![], vec![], vec![]));
+    }
+
+    #[test]
+    fn shared_leases_stand_beside_each_other_and_permits_are_counted() {
+        let mut history = example();
+        let shared =
+            |agent, token| Belief { mode: Mode::Shared, ..belief(agent, "b", token, 10 * S, 20 * S) };
+        history.beliefs = vec![shared(0, 1), shared(1, 2)];
+        assert_eq!(l1(&history), []);
+        history.beliefs.push(belief(2, "b", 3, 15 * S, 16 * S));
+        assert_eq!(l1(&history).len(), 2);
+        let permit = |agent, token| Belief {
+            mode: Mode::Permits { of: 2 },
+            ..belief(agent, "c", token, 10 * S, 20 * S)
+        };
+        history.beliefs = vec![permit(0, 1), permit(1, 2)];
+        assert_eq!(l1(&history), []);
+        history.beliefs.push(permit(2, 3));
+        assert_eq!(l1(&history).len(), 1);
+    }
+
+    #[test]
+    fn a_lease_that_ends_under_its_holders_feet_is_found() {
+        let mut history = example();
+        let end = history.log[&3].at;
+        history.beliefs[0].seen = end;
+        assert_eq!(l4(&history).len(), 1);
+        assert_eq!(l5(&history).len(), 1, "the entry grants it to the next");
+    }
+
+    #[test]
+    fn an_expiry_before_the_ttl_is_found() {
+        let mut history = example();
+        granted(&mut history, 10, 40 * S, "b", 9);
+        ended(&mut history, 11, 50 * S - Duration::from_nanos(1), "b", 9, EndKind::Expired);
+        assert_eq!(l4(&history).len(), 1);
+        history.log.get_mut(&11).unwrap().at = 50 * S;
+        assert_eq!(l4(&history), []);
+        // A renewal that was acknowledged counts from when it was asked for.
+        history.calls.push(call(Asked::Renew(id(9)), 41 * S, 42 * S, Answered::Done));
+        assert_eq!(l4(&history).len(), 1);
+    }
+
+    #[test]
+    fn a_grant_of_what_another_believes_in_is_found() {
+        let mut history = example();
+        granted(&mut history, 10, 32 * S, "b", 9);
+        history.beliefs.push(belief(0, "b", 8, 31 * S, 32 * S));
+        assert_eq!(l5(&history).len(), 1);
+        history.beliefs.last_mut().unwrap().seen = 32 * S - Duration::from_nanos(1);
+        assert_eq!(l5(&history), []);
+    }
+}

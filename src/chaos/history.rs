@@ -1,0 +1,516 @@
+//! What a run was like, in true time: what clients asked and were answered, when they believed, what the agents applied,
+//! what a protected resource let in. The [checkers](super::check) are functions over it, and know nothing else.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use super::{
+    swarm::NOTICED,
+    trace::{Tracer, digest},
+};
+use crate::{
+    change::{Change, Filter},
+    id::LeaseId,
+    lease::Lease,
+    mode::Mode,
+    name::Name,
+    session::LossReason,
+    table::{Event, Table},
+    token::Token,
+};
+
+/// Every so many entries the whole table is digested: all of them would be most of what a run costs.
+const TABLE_EVERY: u64 = 8;
+
+/// What a run was like. All times are true, since the beginning.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct History {
+    /// How many agents there were.
+    pub agents: usize,
+    /// Whether clocks kept to the declared bound. Where they did not, two may believe.
+    pub drift_bounded: bool,
+    /// The longest ttl and lock delay that the workload asked for: what bounds are made of.
+    pub ttl_max: Duration,
+    /// The log, by index: what each entry changed, as whoever applied it first had it.
+    pub log: BTreeMap<u64, Committed>,
+    /// Every entry that an agent applied, in each of its lives.
+    pub applied: Vec<Applied>,
+    /// When clients believed that they held something.
+    pub beliefs: Vec<Belief>,
+    /// What clients asked and were answered.
+    pub calls: Vec<Call>,
+    /// What reached the protected resources, in order.
+    pub writes: Vec<Write>,
+    /// What watchers were told.
+    pub watchers: Vec<Watcher>,
+    /// What was done to the cluster.
+    pub disturbances: Vec<Disturbance>,
+    /// The agents' lives.
+    pub lives: Vec<Life>,
+    /// When everything was mended, at the end.
+    pub mended: Option<Duration>,
+    /// Agents that were killed for good after that, so that a bare quorum was left.
+    pub left_dead: Vec<usize>,
+    /// What was to be granted after that, within a bound.
+    pub probes: Vec<Probe>,
+}
+
+/// An entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Committed {
+    /// Its term.
+    pub term: u64,
+    /// When it was applied for the first time anywhere.
+    pub at: Duration,
+    /// A digest of what it changed.
+    pub digest: u64,
+    /// What it changed, in order.
+    pub changes: Vec<Changed>,
+}
+
+/// One change of the table, with what watchers are not told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Changed {
+    /// As a watcher of everything is told.
+    pub change: Change,
+    /// The acquisition that it is about.
+    pub lease_id: LeaseId,
+    /// Of a grant, whether it was granted from the queue.
+    pub from_queue: bool,
+    /// Of a grant, how it shares the name.
+    pub mode: Mode,
+}
+
+/// An agent applied an entry, or took a snapshot in the place of all up to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Applied {
+    /// When.
+    pub at: Duration,
+    /// The agent.
+    pub agent: usize,
+    /// Which of its lives.
+    pub life: u32,
+    /// The entry's index.
+    pub index: u64,
+    /// Its term and a digest of its changes; nothing for a snapshot.
+    pub entry: Option<(u64, u64)>,
+    /// A digest of the whole table after it, now and then.
+    pub table: Option<u64>,
+}
+
+/// Somebody believed that it held a lease: its `check()` would have succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Belief {
+    /// Beside which agent.
+    pub agent: usize,
+    /// Of what.
+    pub name: Name,
+    /// By which acquisition.
+    pub lease_id: LeaseId,
+    /// With which token.
+    pub token: Token,
+    /// How it shares the name.
+    pub mode: Mode,
+    /// Since when: the lease was handed to its holder.
+    pub from: Duration,
+    /// The last moment at which it was found to believe. It is looked at whenever another belief of that name begins, and
+    /// whenever an entry about that name is applied first: so no overlap goes unseen, however short.
+    pub seen: Duration,
+    /// When it was found to be over.
+    pub over: Option<Duration>,
+    /// The reasons that its holder was told, each time it asked.
+    pub told: Vec<LossReason>,
+}
+
+impl Belief {
+    /// Whether it may not be beside a lease of this mode on this name.
+    #[must_use]
+    pub fn excludes(&self, name: &Name, mode: Mode) -> bool {
+        self.name == *name && !self.mode.fits_beside(mode, 1)
+    }
+}
+
+/// A client asked something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Call {
+    /// Beside which agent.
+    pub agent: usize,
+    /// About what.
+    pub name: Name,
+    /// What.
+    pub asked: Asked,
+    /// When.
+    pub began: Duration,
+    /// When it was answered; `None` if it never was.
+    pub ended: Option<Duration>,
+    /// How it was answered.
+    pub answer: Answered,
+}
+
+/// What a client asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Asked {
+    /// For a lease.
+    Acquire {
+        /// How to share the name.
+        mode: Mode,
+        /// Whether to wait for it.
+        waits: bool,
+    },
+    /// To renew one at once.
+    Renew(LeaseId),
+    /// To give one back.
+    Release(LeaseId),
+    /// To hand one over to whoever waits.
+    Transfer(LeaseId),
+    /// To revoke whatever is held.
+    Revoke,
+    /// Who holds the name.
+    Holder,
+}
+
+/// How a client was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Answered {
+    /// Not at all, yet.
+    Pending,
+    /// It has the lease.
+    Granted(LeaseId, Token),
+    /// Nothing happened, for this reason.
+    Nothing(String),
+    /// It may have happened or not.
+    Unknown(String),
+    /// It is done.
+    Done,
+    /// The lease had been lost before.
+    WasLost,
+    /// Who holds the name: the token.
+    Holder(Option<Token>),
+    /// These were revoked.
+    Revoked(Vec<Token>),
+    /// It was handed over, to the lease with this token if that is known.
+    HandedOver(Option<Token>),
+}
+
+/// A write reached a protected resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Write {
+    /// When.
+    pub at: Duration,
+    /// From which agent.
+    pub agent: usize,
+    /// Which resource.
+    pub name: Name,
+    /// With which token.
+    pub token: Token,
+    /// Whether the fence let it in.
+    pub admitted: bool,
+}
+
+/// What one watcher was told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Watcher {
+    /// It asked for what comes after this index.
+    pub after: u64,
+    /// What it was told, in order, with the time and the agent that told it.
+    pub told: Vec<(Duration, usize, Change)>,
+}
+
+/// Something was done to the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Disturbance {
+    /// The episode's number in its schedule.
+    pub number: usize,
+    /// What.
+    pub text: String,
+    /// In a word or two.
+    pub label: &'static str,
+    /// To whom; to all, where there is none.
+    pub agents: Vec<usize>,
+    /// From when
+    pub from: Duration,
+    /// to when.
+    pub until: Duration,
+}
+
+/// An agent's process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Life {
+    /// The agent.
+    pub agent: usize,
+    /// From when
+    pub from: Duration,
+    /// to when; `None` if to the end.
+    pub until: Option<Duration>,
+    /// Whether it came to serve.
+    pub served: bool,
+}
+
+/// After everything was mended a name was to be had within a bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Probe {
+    /// What.
+    pub name: Name,
+    /// Beside which agent.
+    pub agent: usize,
+    /// When it was asked for.
+    pub from: Duration,
+    /// How long that may take.
+    pub within: Duration,
+    /// When it was granted; `None` if it was not.
+    pub granted: Option<Duration>,
+    /// Why it was not.
+    pub error: Option<String>,
+}
+
+impl History {
+    /// All changes in the order of the log, with their indexes and the time at which each was first applied.
+    pub fn changes(&self) -> impl Iterator<Item = (u64, Duration, &Changed)> {
+        self.log
+            .iter()
+            .flat_map(|(index, entry)| entry.changes.iter().map(move |changed| (*index, entry.at, changed)))
+    }
+
+    /// Whether rules about belief are about this one: not where clocks broke the bound, nor beside a clock that went back
+    /// by so little that nobody can have noticed, while the lease was held or asked for.
+    #[must_use]
+    pub fn is_bounded(&self, belief: &Belief) -> bool {
+        let unnoticed = |disturbance: &Disturbance| {
+            disturbance.label == "clock back a little"
+                && disturbance.agents.contains(&belief.agent)
+                && disturbance.from + NOTICED >= belief.from
+                && disturbance.from <= belief.seen
+        };
+        self.drift_bounded && !self.disturbances.iter().any(unnoticed)
+    }
+}
+
+impl fmt::Display for Disturbance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (from, lasts) = (self.from.as_secs_f64(), (self.until - self.from).as_secs_f64());
+        write!(f, "#{:<3} {from:8.3} s, for {lasts:6.3} s: {}", self.number, self.text)?;
+        if self.agents.is_empty() { Ok(()) } else { write!(f, " (agent {:?})", self.agents) }
+    }
+}
+
+/// Where a history is written. Clones write the same one.
+#[derive(Clone)]
+pub(crate) struct Recorder {
+    tracer: Tracer,
+    pages: Arc<Mutex<Pages>>,
+}
+
+#[derive(Default)]
+struct Pages {
+    history: History,
+    /// Who may believe, with the number of its belief.
+    held: Vec<(usize, Weak<Lease>)>,
+    /// The exclusive leases of the log that have not ended, with their agents' names.
+    holders: BTreeMap<Token, String>,
+    /// The life of each agent that goes on.
+    alive: BTreeMap<usize, usize>,
+}
+
+impl Recorder {
+    pub(crate) fn new(tracer: &Tracer, agents: usize) -> Self {
+        let history = History { agents, drift_bounded: true, ..History::default() };
+        let pages = Pages { history, ..Pages::default() };
+        Self { tracer: tracer.clone(), pages: Arc::new(Mutex::new(pages)) }
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The true time since the beginning.
+    pub(crate) fn now(&self) -> Duration {
+        self.tracer.now()
+    }
+
+    /// Writes something.
+    pub(crate) fn write<T>(&self, write: impl FnOnce(&mut History) -> T) -> T {
+        write(&mut self.pages().history)
+    }
+
+    /// The whole history, at the end. Nothing is written any more.
+    pub(crate) fn finish(&self) -> History {
+        self.look(|_| true);
+        std::mem::take(&mut self.pages().history)
+    }
+
+    /// The name of the agent that was granted a lease last which has not ended.
+    pub(crate) fn last_holder(&self) -> Option<String> {
+        self.pages().holders.last_key_value().map(|(_, agent)| agent.clone())
+    }
+
+    /// Somebody was handed a lease: it believes from now on. Returns the number of its belief.
+    pub(crate) fn believes(&self, agent: usize, lease: &Arc<Lease>, mode: Mode) -> usize {
+        let now = self.now();
+        let name = lease.name().clone();
+        self.look(|other| *other == name);
+        let mut pages = self.pages();
+        let number = pages.history.beliefs.len();
+        pages.history.beliefs.push(Belief {
+            agent,
+            name,
+            lease_id: lease.id(),
+            token: lease.token(),
+            mode,
+            from: now,
+            seen: now,
+            over: None,
+            told: Vec::new(),
+        });
+        // One that was lost on its way is none.
+        if lease.check().is_ok() {
+            pages.held.push((number, Arc::downgrade(lease)));
+        } else if let Some(belief) = pages.history.beliefs.get_mut(number) {
+            belief.over = Some(now);
+        }
+        number
+    }
+
+    /// Its holder was told why it is over.
+    pub(crate) fn told(&self, belief: usize, reason: LossReason) {
+        if let Some(belief) = self.pages().history.beliefs.get_mut(belief) {
+            belief.told.push(reason);
+        }
+    }
+
+    /// Looks who of these still believes.
+    pub(crate) fn look(&self, of: impl Fn(&Name) -> bool) {
+        let now = self.now();
+        let mut pages = self.pages();
+        let Pages { history, held, .. } = &mut *pages;
+        held.retain(|(number, lease)| {
+            let Some(belief) = history.beliefs.get_mut(*number) else { return false };
+            if !of(&belief.name) {
+                return true;
+            }
+            // Dropped with its holder: nobody is there to believe.
+            let believes = lease.upgrade().is_some_and(|lease| lease.check().is_ok());
+            if believes {
+                belief.seen = now;
+            } else {
+                belief.over = Some(now);
+            }
+            believes
+        });
+    }
+
+    /// An agent applied an entry.
+    pub(crate) fn applied(
+        &self,
+        (agent, life): (usize, u32),
+        (index, term, events_digest): (u64, u64, u64),
+        events: &[Event],
+        state: &Table,
+    ) {
+        let at = self.now();
+        let table = index.is_multiple_of(TABLE_EVERY).then(|| digest(&state.snapshot()));
+        let first = {
+            let mut pages = self.pages();
+            let entry = Some((term, events_digest));
+            pages.history.applied.push(Applied { at, agent, life, index, entry, table });
+            let first = !pages.history.log.contains_key(&index);
+            if first {
+                pages.note(
+                    index,
+                    Committed { term, at, digest: events_digest, changes: changed(index, events, state) },
+                );
+            }
+            first
+        };
+        if first && !events.is_empty() {
+            let about = |name: &Name| events.iter().any(|event| event.name() == Some(name));
+            self.look(about);
+        }
+    }
+
+    /// An agent took a snapshot.
+    pub(crate) fn installed(&self, (agent, life): (usize, u32), index: u64, table: &Table) {
+        let (at, table) = (self.now(), Some(digest(&table.snapshot())));
+        self.write(|history| history.applied.push(Applied { at, agent, life, index, entry: None, table }));
+    }
+
+    /// An agent's process was started.
+    pub(crate) fn born(&self, agent: usize) {
+        let from = self.now();
+        let mut pages = self.pages();
+        let number = pages.history.lives.len();
+        pages.history.lives.push(Life { agent, from, until: None, served: false });
+        pages.alive.insert(agent, number);
+    }
+
+    /// An agent serves.
+    pub(crate) fn serves(&self, agent: usize) {
+        let mut pages = self.pages();
+        let Some(number) = pages.alive.get(&agent).copied() else { return };
+        if let Some(life) = pages.history.lives.get_mut(number) {
+            life.served = true;
+        }
+    }
+
+    /// An agent's process ended.
+    pub(crate) fn died(&self, agent: usize) {
+        let until = self.now();
+        let mut pages = self.pages();
+        let Some(number) = pages.alive.remove(&agent) else { return };
+        if let Some(life) = pages.history.lives.get_mut(number) {
+            life.until = Some(until);
+        }
+    }
+}
+
+impl Pages {
+    fn note(&mut self, index: u64, entry: Committed) {
+        use crate::change::ChangeKind;
+        for changed in &entry.changes {
+            match &changed.change.kind {
+                ChangeKind::Granted { token, agent, .. } => {
+                    self.holders.insert(*token, agent.as_str().to_owned());
+                }
+                ChangeKind::Ended { token, .. } => drop(self.holders.remove(token)),
+                _ => {}
+            }
+        }
+        self.history.log.insert(index, entry);
+    }
+}
+
+fn changed(index: u64, events: &[Event], table: &Table) -> Vec<Changed> {
+    let all = Filter::Prefix(String::new());
+    let of = |event: &Event| {
+        let change = Change::of(index, event, &all)?;
+        let (lease_id, from_queue) = match event {
+            Event::Founded { .. } => return None,
+            Event::Granted { lease_id, from_queue, .. } => (*lease_id, *from_queue),
+            Event::Queued { lease_id, .. }
+            | Event::Ended { lease_id, .. }
+            | Event::Left { lease_id, .. }
+            | Event::Closed { lease_id, .. }
+            | Event::Opened { lease_id, .. }
+            | Event::Revoked { lease_id, .. } => (*lease_id, false),
+        };
+        let mode = table.lease(&lease_id).map_or(Mode::Exclusive, |held| held.lease.mode);
+        Some(Changed { change, lease_id, from_queue, mode })
+    };
+    events.iter().filter_map(of).collect()
+}

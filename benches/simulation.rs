@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use leasehold::chaos::{Fault, Sim, SimBuilder, Weather};
+use leasehold::chaos::{Fault, Faults, Sim, SimBuilder, Weather, workload};
 
 const SEEDS: u64 = 5;
 const S: Duration = Duration::from_secs(1);
@@ -61,6 +61,11 @@ async fn faulty(sim: Sim, span: Duration) {
     }
 }
 
+/// Clients that try everything, among faults of all kinds; a little longer than the span, since it ends with a probe.
+async fn swarm(sim: Sim, _: Duration) {
+    workload::leases(sim).await;
+}
+
 /// The time that this thread has had on a core, in seconds.
 fn core_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
@@ -98,4 +103,6 @@ fn main() {
     row("5 agents, 20 clients", span, calm(5), busy);
     row("5 agents, 20 clients, rough network", span, rough, busy);
     row("5 agents, 20 clients, rough network, faults", span, rough, faulty);
+    let swarmed = || workload::cluster(0, 5, Faults::swarm()).span(span);
+    row("5 agents, 15 clients, swarm faults", span, swarmed, swarm);
 }

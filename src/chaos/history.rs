@@ -289,16 +289,17 @@ impl History {
     }
 
     /// Whether rules about belief are about this one: not where clocks broke the bound, nor beside a clock that went back
-    /// by so little that nobody can have noticed, while the lease was held or asked for.
+    /// unnoticed while the lease was held or asked for: by a little, or while nobody could read it.
     #[must_use]
     pub fn is_bounded(&self, belief: &Belief) -> bool {
-        let unnoticed = |disturbance: &Disturbance| {
-            disturbance.label == "clock back a little"
-                && disturbance.agents.contains(&belief.agent)
-                && disturbance.from + NOTICED >= belief.from
-                && disturbance.from <= belief.seen
+        let of_agent = || self.disturbances.iter().filter(|it| it.agents.contains(&belief.agent));
+        let meanwhile = |it: &Disturbance| it.from <= belief.seen && it.until + NOTICED >= belief.from;
+        let stood_still = of_agent().any(|it| matches!(it.label, "pause" | "suspend") && meanwhile(it));
+        let unnoticed = |it: &Disturbance| {
+            let went_back = it.label == "clock back a little" || it.label == "clock back" && stood_still;
+            went_back && it.from + NOTICED >= belief.from && it.from <= belief.seen
         };
-        self.drift_bounded && !self.disturbances.iter().any(unnoticed)
+        self.drift_bounded && !of_agent().any(unnoticed)
     }
 }
 

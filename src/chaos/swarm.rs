@@ -38,8 +38,9 @@ pub enum Whom {
     Holder,
 }
 
-/// A clock for leases that goes back by this much or more is noticed by every holder: that much never passes between two
-/// of its readings. One that goes back by less may not be, and lets its holder believe for as much longer.
+/// A clock for leases that goes back by this much or more is noticed by every holder that runs: that much never passes
+/// between two of its readings. One that goes back by less may not be, nor one that does while its machine stands still, and
+/// lets its holder believe for as much longer.
 pub(crate) const NOTICED: Duration = Duration::from_secs(8);
 
 /// One kind of trouble.

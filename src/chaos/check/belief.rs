@@ -115,6 +115,7 @@ pub fn l5(history: &History) -> Vec<Violation> {
 mod tests {
     use super::*;
     use crate::chaos::check::example::{S, belief, call, ended, example, granted, id};
+    use crate::chaos::history::Disturbance;
 
     #[test]
     fn two_that_believe_at_one_instant_are_found() {
@@ -125,6 +126,29 @@ mod tests {
         assert_eq!(l1(&history).len(), 1);
         history.drift_bounded = false;
         assert_eq!((l1(&history), l4(&history), l5(&history)), (vec![], vec![], vec![]));
+    }
+
+    #[test]
+    fn a_clock_that_went_back_unnoticed_says_nothing_of_its_neighbours() {
+        let mut history = example();
+        history.beliefs[0].seen = history.beliefs[1].from;
+        let disturbance = |label, agent| Disturbance {
+            number: 0,
+            text: String::new(),
+            label,
+            agents: vec![agent],
+            from: 10 * S,
+            until: 11 * S,
+        };
+        let mut broken = |disturbances| {
+            history.disturbances = disturbances;
+            l1(&history).len()
+        };
+        assert_eq!(broken(vec![disturbance("clock back", 0)]), 1, "it was noticed");
+        assert_eq!(broken(vec![disturbance("clock back a little", 0)]), 0);
+        assert_eq!(broken(vec![disturbance("clock back a little", 1)]), 1, "another agent's");
+        assert_eq!(broken(vec![disturbance("clock back", 0), disturbance("suspend", 0)]), 0);
+        assert_eq!(broken(vec![disturbance("suspend", 0)]), 1, "its clock went on");
     }
 
     #[test]

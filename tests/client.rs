@@ -142,6 +142,24 @@ async fn a_closing_that_is_dropped_goes_on() {
     cluster.stop().await;
 }
 
+/// Then its tasks are gone already, and there is nothing to wait for.
+#[test]
+fn a_client_whose_runtime_has_ended_can_be_closed() {
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (first, second) = (runtime(), runtime());
+    let (cluster, client) = first.block_on(async {
+        let cluster = Cluster::in_process().await;
+        let client = cluster.client("c").await;
+        (cluster, client)
+    });
+    first.shutdown_timeout(WITHIN);
+    second.block_on(async {
+        tokio::time::timeout(WITHIN, client.close()).await.unwrap();
+        tokio::time::timeout(WITHIN, cluster.stop()).await.unwrap();
+    });
+}
+
 /// A client hears of a revocation by a renewal alone: if that is one of its own, it gives the lease back itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_lease_that_its_holder_renews_itself_is_given_back() {

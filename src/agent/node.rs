@@ -67,6 +67,15 @@ pub(crate) struct Node {
     pub(crate) down: watch::Sender<bool>,
 }
 
+/// Says at its end that the node is down, also where its runtime has ended and the task is never run.
+struct Stopping(Arc<Node>);
+
+impl Drop for Stopping {
+    fn drop(&mut self) {
+        self.0.down.send_replace(true);
+    }
+}
+
 impl Node {
     /// Starts the node's tasks. The consensus runs already.
     pub(crate) fn start(self: &Arc<Self>, plan: &Plan) {
@@ -168,11 +177,8 @@ impl Node {
         let first =
             !std::mem::replace(&mut *self.stopping.lock().unwrap_or_else(PoisonError::into_inner), true);
         if first {
-            let node = self.clone();
-            self.tasks.spawn_apart(async move {
-                node.take_down().await;
-                node.down.send_replace(true);
-            });
+            let stopping = Stopping(self.clone());
+            self.tasks.spawn_apart(async move { stopping.0.take_down().await });
         }
         let mut down = self.down.subscribe();
         // The sender lives as long as `self`.

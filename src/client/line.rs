@@ -199,11 +199,8 @@ impl Line {
     pub(super) async fn close(self: &Arc<Self>, renewer: &Arc<Renewer>) {
         if !self.closing.swap(true, Ordering::AcqRel) {
             // Its own task: whoever asked for it first may not stay to see its end.
-            let (line, renewer) = (self.clone(), renewer.clone());
-            self.tasks.spawn_apart(async move {
-                line.take_down(&renewer).await;
-                line.down.send_replace(true);
-            });
+            let (closing, renewer) = (Closing(self.clone()), renewer.clone());
+            self.tasks.spawn_apart(async move { closing.0.take_down(&renewer).await });
         }
         let mut down = self.down.subscribe();
         // The sender lives as long as `self`.
@@ -229,6 +226,15 @@ impl Line {
             self.ask_around(&Request::Release { lease_id }, GIVE_BACK_AT_MOST).await
         });
         futures_util::future::join_all(releases).await;
+    }
+}
+
+/// Says at its end that the client is closed, also where its runtime has ended and the task is never run.
+struct Closing(Arc<Line>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.down.send_replace(true);
     }
 }
 

@@ -223,6 +223,8 @@ pub(crate) enum ReceiveError {
     Stopped(String),
     #[error("the snapshot's pieces don't fit: expected byte {expected} of {total}, got byte {offset}")]
     Piece { expected: u64, offset: u64, total: u64 },
+    #[error("what the snapshot covers is still being written here; it can be sent again")]
+    Writing,
 }
 
 impl Receiver {
@@ -295,7 +297,8 @@ impl Receiver {
                 Has::Soon => runtime::sleep(Duration::from_millis(10)).await,
             }
         }
-        Ok(false)
+        // To install it now would do what this is to prevent; the leader sends it again.
+        Err(ReceiveError::Writing)
     }
 
     async fn piece(&self, payload: &[u8]) -> Result<Vec<u8>, ReceiveError> {

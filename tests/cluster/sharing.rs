@@ -270,7 +270,8 @@ async fn a_handover_that_comes_to_nothing_leaves_nothing() {
     for _ in 0..20 {
         let lease = cluster.agents[0].acquire("y").await.unwrap();
         // Its first poll sends it off.
-        assert!(futures_util::FutureExt::now_or_never(lease.transfer(TransferTo::First)).is_none());
+        // The answer may be here already; then the lease that comes back is dropped with it.
+        drop(futures_util::FutureExt::now_or_never(lease.transfer(TransferTo::First)));
         soon("the name", cluster.agents[1].acquire("y")).await.unwrap().release().await.unwrap();
     }
     cluster.stop_all().await;

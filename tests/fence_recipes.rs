@@ -30,6 +30,7 @@ fn holders_in_turn<W: Fn(Token, u64) -> bool>(writer: impl Fn() -> W + Sync) {
         for holder in 1..=HOLDERS {
             let (begun, writer) = (&begun, &writer);
             threads.spawn(move || {
+                let _passes_on = PassesOn(begun);
                 let write = writer();
                 while begun.load(Ordering::SeqCst) < holder {
                     thread::yield_now();
@@ -45,6 +46,17 @@ fn holders_in_turn<W: Fn(Token, u64) -> bool>(writer: impl Fn() -> W + Sync) {
             });
         }
     });
+}
+
+/// A holder that panics lets the others go on: else they would wait for it, and nobody would hear of it.
+struct PassesOn<'a>(&'a AtomicU64);
+
+impl Drop for PassesOn<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(u64::MAX, Ordering::SeqCst);
+        }
+    }
 }
 
 /// Tokens never step back in what was written, and the last holder wrote all it wanted.

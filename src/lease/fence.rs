@@ -378,10 +378,10 @@ fn resolved(path: &Path) -> Result<PathBuf, FenceError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(path, "find it")(error)),
     }
-    if path.symlink_metadata().is_ok() {
-        // What is made here would take the link's place, and not be the file that it means.
-        let error = io::Error::new(io::ErrorKind::NotFound, "it is a link to a file that is not there");
-        return Err(failed(path, "follow it")(error));
+    if path.is_symlink() {
+        // Somebody else may have made the file meanwhile. If not, what is made here would take the link's place, and not
+        // be the file that it means.
+        return path.canonicalize().map_err(failed(path, "follow it, a link to a file that is not there"));
     }
     let Some(name) = path.file_name() else {
         let error = io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");

@@ -13,6 +13,7 @@ use std::{
     },
     process::Stdio,
     sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -66,15 +67,23 @@ fn a_guard_that_comes_too_late_starts_nothing() {
     assert!(ran.exists());
 }
 
-/// The guard below this process, if it is there.
+/// The guard below this process, as soon as it is there; `None` if it was not seen. It has its word within milliseconds,
+/// so nothing sleeps here, and only those are looked at that began soon after its parent.
 fn guard_of(run: i32) -> Option<i32> {
-    fs::read_dir("/proc").unwrap().flatten().find_map(|process| {
-        let stat = fs::read_to_string(process.path().join("stat")).ok()?;
-        let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?;
-        let is_guard =
-            || fs::read_to_string(process.path().join("cmdline")).is_ok_and(|all| all.contains("__guard"));
-        (parent == run.to_string() && is_guard()).then(|| process.file_name().to_str()?.parse().ok())?
-    })
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        for pid in run + 1..run + 100 {
+            let is_guard = || {
+                fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|all| all.contains("__guard"))
+            };
+            let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+            let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+            if parent == Some(run) && is_guard() {
+                return Some(pid);
+            }
+        }
+    }
+    None
 }
 
 fn kill(pid: i32, signal: Signal) {
@@ -90,7 +99,10 @@ fn a_guard_that_is_stopped_before_it_starts_the_command_never_does() {
         static TRIES: AtomicU32 = AtomicU32::new(0);
         let name = format!("n{}", TRIES.fetch_add(1, Ordering::Relaxed));
         let first = cluster.run(&name, &name, &[]);
-        let guard = until("the guard", || guard_of(first.process.pid()));
+        let Some(guard) = guard_of(first.process.pid()) else {
+            first.process.kill();
+            return None;
+        };
         kill(guard, Signal::STOP);
         until("it to stand still", || {
             let stat = fs::read_to_string(format!("/proc/{guard}/stat")).ok()?;

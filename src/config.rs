@@ -19,11 +19,16 @@ use crate::{
 /// | `election_timeout_max` | 550 ms | 200 ms | 3 s |
 /// | `ttl` | 10 s | 10 s | 30 s |
 /// | `clock_drift_max` | 1 % | 1 % | 1 % |
+/// | for round trips, disk included, up to | 60 ms | 30 ms | 300 ms |
+///
+/// An answer to a heartbeat that takes longer than three quarters of `heartbeat` counts as none: where most do, no leader
+/// stays, and nothing is granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
     /// How often the leader says that it lives. Default 100 ms.
     ///
-    /// Hazard: near `election_timeout_min`, one lost packet causes an election.
+    /// Hazard: near `election_timeout_min`, one lost packet causes an election. With round trips longer than three quarters
+    /// of it, no leader stays.
     pub heartbeat: Duration,
     /// The shortest silence of a leader after which an agent stands for election. Default 400 ms.
     ///

@@ -54,12 +54,20 @@ pub enum Flaw {
     LastComeFirstServed,
     /// A watcher that goes on at another agent misses an entry.
     WatchWithGap,
+    /// A closed name opens after half of its lock delay.
+    LockDelayHalved,
+    /// In the place of its heir a lease goes to whoever waits last.
+    WrongHeir,
+    /// Permits that come free are not handed on while others are held.
+    PermitsIdle,
+    /// A holder that hears nothing does not find out by its own timer.
+    HolderWithoutTimer,
 }
 
 #[cfg(feature = "chaos")]
 impl Flaw {
     /// All.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::NoSync,
         Self::LeaderRestore,
         Self::LeaseRead,
@@ -81,6 +89,10 @@ impl Flaw {
         Self::RevokeEndsAtOnce,
         Self::LastComeFirstServed,
         Self::WatchWithGap,
+        Self::LockDelayHalved,
+        Self::WrongHeir,
+        Self::PermitsIdle,
+        Self::HolderWithoutTimer,
     ];
 }
 

@@ -204,6 +204,7 @@ impl Leader {
                 }
                 // After the end of its lease, under the same id: nothing renews it, and `Expire` opens the name.
                 Event::Closed { lease_id, key, delay_ms, .. } => {
+                    let delay_ms = if planted!(LockDelayHalved) { &(delay_ms / 2) } else { delay_ms };
                     deadlines.began(*lease_id, Some(*key), Duration::from_millis(*delay_ms), now);
                     deadlines.revoked(lease_id);
                     began = true;

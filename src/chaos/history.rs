@@ -13,9 +13,9 @@ use super::{
     trace::{Tracer, digest},
 };
 use crate::{
-    change::{Change, Filter},
+    change::{Change, ChangeKind, Filter},
     id::LeaseId,
-    lease::Lease,
+    lease::{Lease, TransferTo},
     mode::Mode,
     name::Name,
     session::LossReason,
@@ -84,8 +84,10 @@ pub struct Changed {
     pub lease_id: LeaseId,
     /// Of a grant, whether it was granted from the queue.
     pub from_queue: bool,
-    /// Of a grant, how it shares the name.
+    /// Of a grant or a waiter, how it shares the name, or will.
     pub mode: Mode,
+    /// Of a grant or a waiter, for how long the name is to be closed if it expires.
+    pub lock_delay: Duration,
 }
 
 /// An agent applied an entry, or took a snapshot in the place of all up to it.
@@ -129,6 +131,10 @@ pub struct Belief {
     pub over: Option<Duration>,
     /// The reasons that its holder was told, each time it asked.
     pub told: Vec<LossReason>,
+    /// When it was told so first.
+    pub told_at: Option<Duration>,
+    /// Its holder gave it back, handed it over or dropped it.
+    pub given_up: bool,
 }
 
 impl Belief {
@@ -173,7 +179,12 @@ pub enum Asked {
     /// To give one back.
     Release(LeaseId),
     /// To hand one over to whoever waits.
-    Transfer(LeaseId),
+    Transfer {
+        /// Which.
+        id: LeaseId,
+        /// To whom.
+        to: TransferTo,
+    },
     /// To revoke whatever is held.
     Revoke,
     /// Who holds the name.
@@ -228,6 +239,20 @@ pub struct Watcher {
     pub after: u64,
     /// What it was told, in order, with the time and the agent that told it.
     pub told: Vec<(Duration, usize, Change)>,
+    /// To whom it listened, in order.
+    pub stints: Vec<Stint>,
+}
+
+/// A watcher listened to an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stint {
+    /// To this one.
+    pub agent: usize,
+    /// From when
+    pub from: Duration,
+    /// to when; `None` if to the end.
+    pub until: Option<Duration>,
 }
 
 /// Something was done to the cluster.
@@ -288,18 +313,39 @@ impl History {
             .flat_map(|(index, entry)| entry.changes.iter().map(move |changed| (*index, entry.at, changed)))
     }
 
-    /// Whether rules about belief are about this one: not where clocks broke the bound, nor beside a clock that went back
-    /// unnoticed while the lease was held or asked for: by a little, or while nobody could read it.
+    /// Whether rules about belief are about this one at this moment: not where clocks broke the bound, nor for a while after
+    /// the holder's clock went back unnoticed, by a little or while nobody could read it.
+    ///
+    /// Unnoticed is what lies between two readings of which the second is not below the first. From the second on the
+    /// deadline is a ttl away at most.
     #[must_use]
-    pub fn is_bounded(&self, belief: &Belief) -> bool {
+    pub fn is_bounded_at(&self, belief: &Belief, at: Duration) -> bool {
         let of_agent = || self.disturbances.iter().filter(|it| it.agents.contains(&belief.agent));
-        let meanwhile = |it: &Disturbance| it.from <= belief.seen && it.until + NOTICED >= belief.from;
-        let stood_still = of_agent().any(|it| matches!(it.label, "pause" | "suspend") && meanwhile(it));
-        let unnoticed = |it: &Disturbance| {
-            let went_back = it.label == "clock back a little" || it.label == "clock back" && stood_still;
-            went_back && it.from + NOTICED >= belief.from && it.from <= belief.seen
+        let excuses = |jump: &Disturbance| {
+            let mut read_again = jump.from + NOTICED;
+            let mut stood_still = false;
+            // They come in the order of their beginnings, so that one that goes on from another lengthens it.
+            for pause in of_agent().filter(|it| matches!(it.label, "pause" | "suspend")) {
+                if pause.from <= read_again && pause.until >= jump.from {
+                    stood_still = true;
+                    read_again = read_again.max(pause.until + NOTICED);
+                }
+            }
+            let unnoticed = jump.label == "clock back a little" || jump.label == "clock back" && stood_still;
+            // It may have been asked for before the jump, and handed out after it.
+            let meanwhile = jump.from <= at && jump.from + NOTICED >= belief.from;
+            unnoticed && meanwhile && at <= read_again + self.ttl_of(&belief.lease_id)
         };
-        self.drift_bounded && !of_agent().any(unnoticed)
+        self.drift_bounded && !of_agent().any(excuses)
+    }
+
+    /// The ttl with which it was granted; the longest there is, if it never was.
+    fn ttl_of(&self, id: &LeaseId) -> Duration {
+        let ttl = |changed: &Changed| match changed.change.kind {
+            ChangeKind::Granted { ttl, .. } if changed.lease_id == *id => Some(ttl),
+            _ => None,
+        };
+        self.changes().find_map(|(_, _, changed)| ttl(changed)).unwrap_or(crate::limits::TTL_MAX)
     }
 }
 
@@ -327,6 +373,8 @@ struct Pages {
     holders: BTreeMap<Token, String>,
     /// The life of each agent that goes on.
     alive: BTreeMap<usize, usize>,
+    /// Mode and lock delay of whoever waited or held: one that ends in the entry that grants it is in no table.
+    terms: BTreeMap<LeaseId, (Mode, u64)>,
 }
 
 impl Recorder {
@@ -378,9 +426,11 @@ impl Recorder {
             seen: now,
             over: None,
             told: Vec::new(),
+            told_at: None,
+            given_up: false,
         });
         // One that was lost on its way is none.
-        if lease.check().is_ok() {
+        if lease.held().peek() {
             pages.held.push((number, Arc::downgrade(lease)));
         } else if let Some(belief) = pages.history.beliefs.get_mut(number) {
             belief.over = Some(now);
@@ -390,12 +440,21 @@ impl Recorder {
 
     /// Its holder was told why it is over.
     pub(crate) fn told(&self, belief: usize, reason: LossReason) {
+        let now = self.now();
         if let Some(belief) = self.pages().history.beliefs.get_mut(belief) {
             belief.told.push(reason);
+            belief.told_at.get_or_insert(now);
         }
     }
 
-    /// Looks who of these still believes.
+    /// Its holder gives it up by will.
+    pub(crate) fn gives_up(&self, belief: usize) {
+        if let Some(belief) = self.pages().history.beliefs.get_mut(belief) {
+            belief.given_up = true;
+        }
+    }
+
+    /// Looks who of these still believes. The look tells nobody: a holder finds out by itself, or never.
     pub(crate) fn look(&self, of: impl Fn(&Name) -> bool) {
         let now = self.now();
         let mut pages = self.pages();
@@ -406,13 +465,14 @@ impl Recorder {
                 return true;
             }
             // Dropped with its holder: nobody is there to believe.
-            let believes = lease.upgrade().is_some_and(|lease| lease.check().is_ok());
-            if believes {
+            let lease = lease.upgrade();
+            if lease.as_ref().is_some_and(|lease| lease.held().peek()) {
                 belief.seen = now;
+                belief.over = None;
             } else {
-                belief.over = Some(now);
+                belief.over.get_or_insert(now);
             }
-            believes
+            lease.is_some_and(|lease| !lease.held().is_over())
         });
     }
 
@@ -432,10 +492,8 @@ impl Recorder {
             pages.history.applied.push(Applied { at, agent, life, index, entry, table });
             let first = !pages.history.log.contains_key(&index);
             if first {
-                pages.note(
-                    index,
-                    Committed { term, at, digest: events_digest, changes: changed(index, events, state) },
-                );
+                let changes = changed(index, events, state, &mut pages.terms);
+                pages.note(index, Committed { term, at, digest: events_digest, changes });
             }
             first
         };
@@ -482,7 +540,6 @@ impl Recorder {
 
 impl Pages {
     fn note(&mut self, index: u64, entry: Committed) {
-        use crate::change::ChangeKind;
         for changed in &entry.changes {
             match &changed.change.kind {
                 ChangeKind::Granted { token, agent, .. } => {
@@ -496,9 +553,14 @@ impl Pages {
     }
 }
 
-fn changed(index: u64, events: &[Event], table: &Table) -> Vec<Changed> {
+fn changed(
+    index: u64,
+    events: &[Event],
+    table: &Table,
+    terms: &mut BTreeMap<LeaseId, (Mode, u64)>,
+) -> Vec<Changed> {
     let all = Filter::Prefix(String::new());
-    let of = |event: &Event| {
+    let mut of = |event: &Event| {
         let change = Change::of(index, event, &all)?;
         let (lease_id, from_queue) = match event {
             Event::Founded { .. } => return None,
@@ -510,8 +572,12 @@ fn changed(index: u64, events: &[Event], table: &Table) -> Vec<Changed> {
             | Event::Opened { lease_id, .. }
             | Event::Revoked { lease_id, .. } => (*lease_id, false),
         };
-        let mode = table.lease(&lease_id).map_or(Mode::Exclusive, |held| held.lease.mode);
-        Some(Changed { change, lease_id, from_queue, mode })
+        if let Some(found) = table.terms_of(&lease_id) {
+            terms.insert(lease_id, found);
+        }
+        let (mode, lock_delay_ms) = terms.get(&lease_id).copied().unwrap_or_default();
+        let lock_delay = Duration::from_millis(lock_delay_ms);
+        Some(Changed { change, lease_id, from_queue, mode, lock_delay })
     };
-    events.iter().filter_map(of).collect()
+    events.iter().filter_map(&mut of).collect()
 }

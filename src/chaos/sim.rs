@@ -435,6 +435,12 @@ impl Sim {
         self.shared.recorder.told(belief, reason);
     }
 
+    /// A holder gives a lease in which it [believed](Self::believes) up by will: releases it, hands it over or drops it. To be
+    /// said before it does.
+    pub fn gives_up(&self, belief: usize) {
+        self.shared.recorder.gives_up(belief);
+    }
+
     pub(crate) fn recorder(&self) -> &Recorder {
         &self.shared.recorder
     }

@@ -4,13 +4,13 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
 
 use super::{
-    history::{Answered, Asked, Call, Probe, Watcher, Write},
+    history::{Answered, Asked, Call, Probe, Stint, Watcher, Write},
     sim::{Sim, SimBuilder},
     swarm::Faults,
     world::Fault,
 };
 use crate::{
-    AcquireError, Agent, Fence, Lease, LossReason, Mode, Name, ReadError, ReleaseError, Released, RenewError,
+    AcquireError, Agent, Fence, Lease, Mode, Name, ReadError, ReleaseError, Released, RenewError,
     RevokeError, Token, TransferError, TransferTo,
     runtime::{Either, select2},
 };
@@ -186,6 +186,9 @@ async fn acquire(
     let ttl = sim.random_span(1_200 * MS, TTL_MAX);
     let mut request =
         handle.lease(name.as_str()).ttl(ttl).mode(mode).wait_at_most(sim.random_span(MS, 20 * S));
+    if sim.random_below(4) > 0 {
+        request = request.queue_behind_own();
+    }
     let renewed = sim.random_below(5) > 0;
     if !renewed {
         request = request.without_renewal();
@@ -247,7 +250,7 @@ async fn hold(desk: &Desk, agent: usize, lease: Lease, mode: Mode, renewed: bool
     }
     match sim.random_below(4) {
         0 => {
-            sim.told(belief, LossReason::Released);
+            sim.gives_up(belief);
             drop(lease);
         }
         // Where nothing renews it, it runs out.
@@ -282,8 +285,7 @@ async fn renew(desk: &Desk, agent: usize, lease: &Lease) {
 async fn release(desk: &Desk, agent: usize, belief: usize, lease: Arc<Lease>) {
     let Ok(lease) = Arc::try_unwrap(lease) else { return };
     let call = desk.ask(agent, lease.name(), Asked::Release(lease.id()));
-    // What it is told from now on, unless it was lost at this very moment.
-    desk.sim.told(belief, LossReason::Released);
+    desk.sim.gives_up(belief);
     let answer = match lease.release().await {
         Ok(Released::Released) => Answered::Done,
         Ok(Released::WasLost(_)) => Answered::WasLost,
@@ -302,9 +304,16 @@ async fn transfer(
     mode: Mode,
 ) -> Option<(Arc<Lease>, usize)> {
     let lease = Arc::try_unwrap(lease).ok()?;
-    let call = desk.ask(agent, lease.name(), Asked::Transfer(lease.id()));
-    desk.sim.told(belief, LossReason::Released);
-    let (answer, back) = match lease.transfer(TransferTo::First).await {
+    let to = match desk.sim.random_below(2) {
+        0 => TransferTo::First,
+        _ => {
+            let heir = desk.sim.random_below(desk.sim.agents() as u64);
+            TransferTo::Agent(crate::AgentName::new(format!("agent-{heir}")).ok()?)
+        }
+    };
+    let call = desk.ask(agent, lease.name(), Asked::Transfer { id: lease.id(), to: to.clone() });
+    desk.sim.gives_up(belief);
+    let (answer, back) = match lease.transfer(to).await {
         Ok(done) => (Answered::HandedOver(done.to.map(|heir| heir.token)), None),
         Err(TransferError::NoSuchWaiter { lease, .. }) => {
             (Answered::Nothing("nobody waits".to_owned()), Some(*lease))
@@ -328,19 +337,46 @@ async fn watch_one_life(desk: Rc<Desk>, agent: usize, handle: Agent) {
 
 fn new_watcher(desk: &Desk, after: u64) -> usize {
     desk.sim.recorder().write(|history| {
-        history.watchers.push(Watcher { after, told: Vec::new() });
+        history.watchers.push(Watcher { after, ..Watcher::default() });
         history.watchers.len() - 1
     })
 }
 
-async fn follow(desk: &Desk, number: usize, agent: usize, mut watch: crate::Watch) {
-    while let Some(change) = watch.next().await {
-        let at = desk.sim.now();
-        desk.sim.recorder().write(|history| {
-            if let Some(watcher) = history.watchers.get_mut(number) {
-                watcher.told.push((at, agent, change));
+/// A watcher listens, until this is dropped.
+struct Listening {
+    sim: Sim,
+    watcher: usize,
+}
+
+impl Listening {
+    fn new(sim: &Sim, watcher: usize, agent: usize) -> Self {
+        let listening = Self { sim: sim.clone(), watcher };
+        let from = sim.now();
+        listening.write(|watcher| watcher.stints.push(Stint { agent, from, until: None }));
+        listening
+    }
+
+    fn write(&self, write: impl FnOnce(&mut Watcher)) {
+        self.sim.recorder().write(|history| history.watchers.get_mut(self.watcher).map(write));
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let until = Some(self.sim.now());
+        self.write(|watcher| {
+            if let Some(stint) = watcher.stints.last_mut() {
+                stint.until = until;
             }
         });
+    }
+}
+
+async fn follow(desk: &Desk, number: usize, agent: usize, mut watch: crate::Watch) {
+    let listening = Listening::new(&desk.sim, number, agent);
+    while let Some(change) = watch.next().await {
+        let at = desk.sim.now();
+        listening.write(|watcher| watcher.told.push((at, agent, change)));
     }
 }
 

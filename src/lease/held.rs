@@ -28,6 +28,7 @@ use tokio::sync::Notify;
 
 use crate::{
     clock::Clock,
+    flaw::planted,
     runtime,
     session::{LossReason, Session},
     time::Moment,
@@ -92,6 +93,19 @@ impl Held {
         self.decide(Moment::from_nanos(seen), Moment::from_nanos(now))
     }
 
+    /// Would [`check`](Self::check) succeed? Nobody is told by this look: neither of an end nor of the clock.
+    #[cfg(feature = "chaos")]
+    pub(crate) fn peek(&self) -> bool {
+        let now = self.clock.now().as_nanos();
+        now >= self.largest.load(Ordering::Acquire) && now < self.deadline.load(Ordering::Acquire)
+    }
+
+    /// Whether it has ended for good. What [`peek`](Self::peek) says no to may be held again, by a clock that goes back.
+    #[cfg(feature = "chaos")]
+    pub(crate) fn is_over(&self) -> bool {
+        self.deadline.load(Ordering::Acquire) == OVER
+    }
+
     /// How long it is still held without a renewal; nothing once it has ended.
     pub(crate) fn remaining(&self) -> Duration {
         let mut inner = self.lock();
@@ -154,6 +168,7 @@ impl Held {
                 return lost;
             }
             let nap = self.deadline().since(self.clock.now()).min(LOOK_AT_LEAST_EVERY);
+            let nap = if planted!(HolderWithoutTimer) { Duration::from_secs(3_600) } else { nap };
             runtime::select2(ended, runtime::sleep(nap)).await;
         }
     }

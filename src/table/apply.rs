@@ -441,6 +441,8 @@ impl Table {
         let from = step.events.len();
         let waiter = heir.and_then(|ticket| {
             let slot = self.names.get_mut(name)?;
+            let last = || slot.queue.tickets().last().map_or(ticket, |(last, _)| last);
+            let ticket = if planted!(WrongHeir) { last() } else { ticket };
             let mode = slot.queue.get(ticket)?.mode;
             if slot.lets_in(mode, None) { slot.queue.remove(ticket) } else { None }
         });
@@ -464,7 +466,8 @@ impl Table {
                 }
                 return;
             };
-            if !slot.lets_in(first.mode, None) {
+            let idle = planted!(PermitsIdle) && slot.holders.len() > 0;
+            if idle || !slot.lets_in(first.mode, None) {
                 return;
             }
             let Some(waiter) = slot.queue.pop() else { return };

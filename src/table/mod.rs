@@ -341,6 +341,21 @@ impl Table {
         }
     }
 
+    /// How whoever lives by this id shares the name, or will, and its lock delay in milliseconds.
+    #[cfg(feature = "chaos")]
+    pub(crate) fn terms_of(&self, id: &LeaseId) -> Option<(Mode, u64)> {
+        match self.live.get(id)? {
+            Place::Holds(name, token) => {
+                let lease = self.names.get(name)?.holders.get(*token)?;
+                Some((lease.mode, lease.lock_delay_ms))
+            }
+            Place::Waits(name, ticket) => {
+                let waiter = self.names.get(name)?.queue.get(*ticket)?;
+                Some((waiter.mode, waiter.lock_delay_ms))
+            }
+        }
+    }
+
     /// The lease on this name with this token.
     fn held(&self, name: &Name, token: Token) -> Option<LeaseView<'_>> {
         let (name, slot) = self.names.get_key_value(name)?;

@@ -6,9 +6,12 @@ use std::{
     time::Duration,
 };
 
-use leasehold::{Change, ChangeKind, chaos::Sim};
+use leasehold::{
+    Change, ChangeKind, Timing,
+    chaos::{Sim, Weather},
+};
 
-use crate::storm::S;
+use crate::storm::{MS, S};
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -43,6 +46,27 @@ fn a_waiter_that_nobody_polls_does_not_hold_the_name_for_ever() {
         lease.check().unwrap();
     };
     Sim::builder().seed(1).agents(3).run(script).unwrap();
+}
+
+/// Each preset is for round trips up to so long: its leader stays, and leases are granted.
+#[test]
+fn agents_as_far_apart_as_their_timing_is_for_have_one_leader_all_along() {
+    for (timing, round_trip) in
+        [(Timing::default(), 60 * MS), (Timing::fast_lan(), 30 * MS), (Timing::wan(), 300 * MS)]
+    {
+        let delay = (round_trip / 2 - MS, round_trip / 2 - MS / 2);
+        let weather = Weather { delay, slow: 0.0, ..Weather::default() };
+        let script = async |sim: Sim| {
+            let agent = sim.up(1).await;
+            let term = agent.status().term;
+            for _ in 0..20 {
+                agent.lease("x").acquire().await.unwrap().release().await.unwrap();
+                sim.sleep(S).await;
+            }
+            assert_eq!(agent.status().term, term);
+        };
+        Sim::builder().seed(1).agents(3).timing(timing).weather(weather).run(script).unwrap();
+    }
 }
 
 /// Of an index that no agent has told: another cluster's, say, after this one was founded anew.

@@ -264,8 +264,8 @@ pub(crate) fn run(seed: u64, span: Duration) -> Report<u64> {
     report
 }
 
-/// As many seeds as are asked for, each for a minute of simulated time, in a release build:
-/// `LEASEHOLD_STORMS=0..1000 cargo test --release --features chaos --test chaos storms -- --nocapture`.
+/// As many seeds as are asked for, each for a minute of simulated time, as fast as it gets:
+/// `LEASEHOLD_STORMS=0..1000 cargo test --profile soak --features chaos --test chaos storms -- --nocapture`.
 #[test]
 fn storms() {
     let Ok(seeds) = std::env::var("LEASEHOLD_STORMS") else { return };

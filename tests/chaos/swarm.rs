@@ -48,8 +48,8 @@ fn seeds_that_found_something_once() {
     run(96).unwrap();
 }
 
-/// As many seeds as are asked for, in a release build; it tells of each that fails and goes on:
-/// `LEASEHOLD_SWARM=0..10000 cargo test --release --features chaos --test chaos swarms -- --nocapture`.
+/// As many seeds as are asked for, as fast as it gets; it tells of each that fails and goes on:
+/// `LEASEHOLD_SWARM=0..10000 cargo test --profile soak --features chaos --test chaos swarms -- --nocapture`.
 #[test]
 fn swarms() {
     let Ok(asked) = std::env::var("LEASEHOLD_SWARM") else { return };

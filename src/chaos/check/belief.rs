@@ -19,7 +19,9 @@ pub fn l1(history: &History) -> Vec<Violation> {
     for (at, later) in history.beliefs.iter().enumerate() {
         // An overlap is there at the beginning of the later of the two, or not at all: what was lost never comes back.
         let there = |earlier: &&Belief| {
-            earlier.seen >= later.from && earlier.name == later.name && history.is_bounded(earlier)
+            earlier.seen >= later.from
+                && earlier.name == later.name
+                && history.is_bounded_at(earlier, later.from)
         };
         let others: Vec<&Belief> = history.beliefs.iter().take(at).filter(there).collect();
         for other in others.iter().filter(|other| other.excludes(&later.name, later.mode)) {
@@ -54,11 +56,13 @@ pub fn l4(history: &History) -> Vec<Violation> {
         match &changed.change.kind {
             ChangeKind::Granted { ttl, .. } => drop(granted.insert(id, (at, *ttl))),
             ChangeKind::Ended { name, token, how, .. } => {
+                // At its end; or since a moment after it, unless it was over when it was handed out.
                 let believes = |belief: &&Belief| {
-                    belief.lease_id == id
-                        && belief.from <= at
-                        && belief.seen >= at
-                        && history.is_bounded(belief)
+                    let there = match belief.from > at {
+                        true => belief.over != Some(belief.from),
+                        false => belief.seen >= at,
+                    };
+                    belief.lease_id == id && there && history.is_bounded_at(belief, belief.from.max(at))
                 };
                 if let Some(belief) = history.beliefs.iter().find(believes) {
                     let text = format!(
@@ -99,7 +103,7 @@ pub fn l5(history: &History) -> Vec<Violation> {
         let ChangeKind::Granted { name, token, .. } = &changed.change.kind else { continue };
         for belief in &history.beliefs {
             let there = belief.token < *token && belief.from <= at && belief.seen >= at;
-            if there && belief.excludes(name, changed.mode) && history.is_bounded(belief) {
+            if there && belief.excludes(name, changed.mode) && history.is_bounded_at(belief, at) {
                 let text = format!(
                     "entry {index} grants {name} with token {token}, and agent {} believes in its lease with token {}",
                     belief.agent, belief.token
@@ -149,6 +153,18 @@ mod tests {
         assert_eq!(broken(vec![disturbance("clock back a little", 1)]), 1, "another agent's");
         assert_eq!(broken(vec![disturbance("clock back", 0), disturbance("suspend", 0)]), 0);
         assert_eq!(broken(vec![disturbance("suspend", 0)]), 1, "its clock went on");
+        // The overlap is at 21 s. Neither a jump that came later nor a pause that was elsewhere excuses it, nor a jump whose
+        // reading is long past.
+        let at = |label, from: u32, until: u32| Disturbance {
+            from: from * S,
+            until: until * S,
+            ..disturbance(label, 0)
+        };
+        assert_eq!(broken(vec![at("clock back a little", 22, 23)]), 1);
+        assert_eq!(broken(vec![at("clock back", 12, 13), at("pause", 1, 2)]), 1, "it was read before");
+        assert_eq!(broken(vec![at("clock back", 3, 4), at("pause", 14, 15)]), 1, "it was read between");
+        assert_eq!(broken(vec![at("clock back a little", 1, 2)]), 1, "its ttl is 10 s");
+        assert_eq!(broken(vec![at("clock back a little", 1, 2), at("pause", 5, 9)]), 0, "and it stood still");
     }
 
     #[test]
@@ -177,6 +193,19 @@ mod tests {
         history.beliefs[0].seen = end;
         assert_eq!(l4(&history).len(), 1);
         assert_eq!(l5(&history).len(), 1, "the entry grants it to the next");
+    }
+
+    #[test]
+    fn a_belief_that_begins_after_its_own_end_is_found() {
+        let mut history = example();
+        let (from, over) = (22 * S, history.log[&3].at);
+        history.beliefs[0].from = from;
+        history.beliefs[0].seen = from;
+        assert!(from > over);
+        assert_eq!(l4(&history).len(), 1);
+        // It was lost on its way: nobody believed.
+        history.beliefs[0].over = Some(from);
+        assert_eq!(l4(&history), []);
     }
 
     #[test]

@@ -30,15 +30,28 @@ fn agent() -> AgentName {
     AgentName::new("agent-0").unwrap()
 }
 
-fn enter(history: &mut History, index: u64, at: Duration, bits: u64, kind: ChangeKind) {
+pub(crate) fn enter(history: &mut History, index: u64, at: Duration, bits: u64, kind: ChangeKind) {
     let from_queue = matches!(kind, ChangeKind::Granted { .. })
         && history.changes().any(|(_, _, changed)| {
             changed.lease_id == id(bits) && matches!(changed.change.kind, ChangeKind::Queued { .. })
         });
-    let changed =
-        Changed { change: Change { index, kind }, lease_id: id(bits), from_queue, mode: Mode::Exclusive };
+    let changed = Changed {
+        change: Change { index, kind },
+        lease_id: id(bits),
+        from_queue,
+        mode: Mode::Exclusive,
+        lock_delay: Duration::ZERO,
+    };
     let entry = Committed { term: 1, at, digest: index, changes: vec![changed] };
     history.log.insert(index, entry);
+}
+
+/// The last change of this entry is of this agent.
+pub(crate) fn by_agent(history: &mut History, index: u64, name: &str) {
+    let changed = history.log.get_mut(&index).and_then(|entry| entry.changes.last_mut()).unwrap();
+    if let ChangeKind::Queued { agent, .. } | ChangeKind::Granted { agent, .. } = &mut changed.change.kind {
+        *agent = AgentName::new(name).unwrap();
+    }
 }
 
 /// What this enters comes into the entry that is there, after what it has.
@@ -77,6 +90,8 @@ pub(crate) fn belief(agent: usize, name: &str, bits: u64, from: Duration, seen: 
         seen,
         over: Some(seen + Duration::from_nanos(1)),
         told: vec![LossReason::Released],
+        told_at: Some(seen + Duration::from_nanos(1)),
+        given_up: true,
     }
 }
 

@@ -10,37 +10,22 @@ use crate::{
     change::ChangeKind,
     chaos::history::{Answered, Asked, Call, History},
     id::LeaseId,
-    mode::Mode,
     name::Name,
     token::Token,
 };
 
-/// A grant of the log: from when, and to when. What stands in the log was committed before it was applied anywhere.
-struct Grant {
-    id: LeaseId,
-    name: Name,
+/// A grant of the log. What stands in the log was committed before it was applied anywhere.
+struct Grant<'a> {
+    name: &'a Name,
     token: Token,
-    mode: Mode,
     from: Duration,
-    until: Option<Duration>,
 }
 
-fn grants(history: &History) -> Vec<Grant> {
-    let mut grants: Vec<Grant> = Vec::new();
-    let mut places = BTreeMap::new();
-    for (_, at, changed) in history.changes() {
-        match &changed.change.kind {
-            ChangeKind::Granted { name, token, .. } => {
-                places.insert(*token, grants.len());
-                let (id, name, mode) = (changed.lease_id, name.clone(), changed.mode);
-                grants.push(Grant { id, name, token: *token, mode, from: at, until: None });
-            }
-            ChangeKind::Ended { token, .. } => {
-                if let Some(grant) = places.get(token).and_then(|place| grants.get_mut(*place)) {
-                    grant.until.get_or_insert(at);
-                }
-            }
-            _ => {}
+fn grants(history: &History) -> BTreeMap<LeaseId, Grant<'_>> {
+    let mut grants = BTreeMap::new();
+    for (_, from, changed) in history.changes() {
+        if let ChangeKind::Granted { name, token, .. } = &changed.change.kind {
+            grants.entry(changed.lease_id).or_insert(Grant { name, token: *token, from });
         }
     }
     grants
@@ -51,9 +36,8 @@ fn grants(history: &History) -> Vec<Grant> {
 #[must_use]
 pub fn l3(history: &History) -> Vec<Violation> {
     let grants = grants(history);
-    let by_id: BTreeMap<LeaseId, &Grant> = grants.iter().map(|grant| (grant.id, grant)).collect();
     let is_granted = |id: &LeaseId, name: &Name, token: Token, at: Duration| {
-        by_id.get(id).is_some_and(|grant| grant.name == *name && grant.token == token && grant.from <= at)
+        grants.get(id).is_some_and(|grant| grant.name == name && grant.token == token && grant.from <= at)
     };
     let mut found = Vec::new();
     for belief in &history.beliefs {
@@ -65,10 +49,7 @@ pub fn l3(history: &History) -> Vec<Violation> {
             found.push(Violation::new("L3", belief.from, text));
         }
     }
-    let mut of_name: BTreeMap<&Name, Vec<&Grant>> = BTreeMap::new();
-    for grant in &grants {
-        of_name.entry(&grant.name).or_default().push(grant);
-    }
+    let states = states(history);
     for call in &history.calls {
         let Some(ended) = call.ended else { continue };
         match &call.answer {
@@ -80,8 +61,8 @@ pub fn l3(history: &History) -> Vec<Violation> {
                 found.push(Violation::new("L3", ended, text));
             }
             Answered::Holder(answer) => {
-                let grants = of_name.get(&call.name).map_or(&[][..], Vec::as_slice);
-                if let Some(wrong) = wrong_reading(grants, call, ended, *answer) {
+                let states = states.get(&call.name).map_or(&[][..], Vec::as_slice);
+                if let Some(wrong) = wrong_reading(states, call, ended, *answer) {
                     let text = format!("of {} asked at {:?}: {wrong}", call.name, call.began);
                     found.push(Violation::new("L3", ended, text));
                 }
@@ -92,28 +73,61 @@ pub fn l3(history: &History) -> Vec<Violation> {
     found
 }
 
-/// Entries that were applied anywhere before the call began are in the answer; those in the answer were applied before it
-/// ended, by whoever answered.
-fn wrong_reading(grants: &[&Grant], call: &Call, ended: Duration, answer: Option<Token>) -> Option<String> {
-    match answer {
-        Some(token) => match grants.iter().find(|grant| grant.token == token) {
-            None => Some(format!("the answer was token {token}, which was never granted")),
-            Some(grant) if grant.from > ended => Some(format!("token {token} was granted only afterwards")),
-            Some(grant) if grant.until.is_some_and(|until| until < call.began) => {
-                Some(format!("the answer was token {token}, which had ended before"))
+/// Who held a name after an entry that changed that, until the next one: from when that entry was applied anywhere.
+#[derive(Default)]
+struct State {
+    from: Duration,
+    holders: BTreeSet<Token>,
+}
+
+/// For each name, in the order of the log, from when nobody held it.
+fn states(history: &History) -> BTreeMap<&Name, Vec<State>> {
+    let mut states: BTreeMap<&Name, Vec<State>> = BTreeMap::new();
+    for entry in history.log.values() {
+        let mut after: BTreeMap<&Name, BTreeSet<Token>> = BTreeMap::new();
+        for changed in &entry.changes {
+            let Some(name) = changed.change.kind.name() else { continue };
+            let before = || states.get(name).and_then(|all| all.last()).map(|state| state.holders.clone());
+            let holders = after.entry(name).or_insert_with(|| before().unwrap_or_default());
+            match &changed.change.kind {
+                ChangeKind::Granted { token, .. } => drop(holders.insert(*token)),
+                ChangeKind::Ended { token, .. } => drop(holders.remove(token)),
+                _ => {}
             }
-            Some(_) => None,
-        },
-        None => {
-            let through =
-                |grant: &&&Grant| grant.from < call.began && grant.until.is_none_or(|until| until > ended);
-            let held = grants.iter().find(through)?;
-            Some(format!(
-                "the answer was nobody, and token {} held it throughout ({})",
-                held.token, held.mode
-            ))
+        }
+        for (name, holders) in after {
+            let all = states.entry(name).or_insert_with(|| vec![State::default()]);
+            all.push(State { from: entry.at, holders });
         }
     }
+    states
+}
+
+/// Entries that were applied anywhere before the call began are in the answer; those in the answer were applied before it
+/// ended, by whoever answered. So the answer is one of the states that were there in between; an entry that hands a name
+/// over leaves no moment at which nobody has it.
+fn wrong_reading(states: &[State], call: &Call, ended: Duration, answer: Option<Token>) -> Option<String> {
+    let nobody = State::default();
+    let mut meanwhile = Vec::new();
+    for (at, state) in states.iter().enumerate() {
+        let goes_on = states.get(at + 1).is_none_or(|next| next.from >= call.began);
+        if goes_on && state.from <= ended {
+            meanwhile.push(state);
+        }
+    }
+    if states.is_empty() {
+        meanwhile.push(&nobody);
+    }
+    let is_true = |state: &&State| match answer {
+        Some(token) => state.holders.contains(&token),
+        None => state.holders.is_empty(),
+    };
+    if meanwhile.iter().any(is_true) {
+        return None;
+    }
+    let answer = answer.map_or("nobody".to_owned(), |token| format!("token {token}"));
+    let had: Vec<_> = meanwhile.iter().map(|state| &state.holders).collect();
+    Some(format!("the answer was {answer}, and meanwhile it was held by {had:?}"))
 }
 
 /// An acquisition is queued once, granted once, and neither after its end.
@@ -173,7 +187,7 @@ mod tests {
         assert_eq!(l3(&history), []);
         history.beliefs.push(belief(1, "b", 77, 30 * S, 31 * S));
         assert_eq!(l3(&history).len(), 1);
-        let acquire = Asked::Acquire { mode: Mode::Exclusive, waits: false };
+        let acquire = Asked::Acquire { mode: crate::Mode::Exclusive, waits: false };
         history.calls.push(call(acquire, 30 * S, 31 * S, Answered::Granted(id(78), token(78))));
         assert_eq!(l3(&history).len(), 2);
     }
@@ -194,6 +208,18 @@ mod tests {
         assert_eq!(look(49 * S, 52 * S, Some(token(5))), 0, "it ended meanwhile");
         assert_eq!(look(30 * S, 39 * S, Some(token(5))), 1, "it was granted afterwards");
         assert_eq!(look(41 * S, 42 * S, Some(token(99))), 1, "it never was");
+    }
+
+    #[test]
+    fn nobody_is_no_answer_while_one_entry_hands_over() {
+        // "a" goes from 1 to 2 by the entry at 20 s, and 2 is released at 25 s.
+        let look = |began: u32, ended: u32, answer| {
+            let mut history = example();
+            history.calls.push(call(Asked::Holder, began * S, ended * S, Answered::Holder(answer)));
+            l3(&history).len()
+        };
+        assert_eq!((look(19, 21, Some(token(1))), look(19, 21, Some(token(2)))), (0, 0));
+        assert_eq!((look(19, 21, None), look(19, 26, None), look(26, 27, None)), (1, 0, 0));
     }
 
     #[test]

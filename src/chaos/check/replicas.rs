@@ -63,7 +63,7 @@ pub fn l9(history: &History) -> Vec<Violation> {
             (_, Answered::Granted(_, token)) => ("the grant", granted.get(token).copied()),
             (Asked::Release(id), Answered::Done) => ("the release", ended.get(id).copied()),
             // One entry ends the lease and grants the next.
-            (Asked::Transfer(id), Answered::HandedOver(next)) => {
+            (Asked::Transfer { id, .. }, Answered::HandedOver(next)) => {
                 let index = ended.get(id).copied();
                 let grants = |index: &u64| next.is_none_or(|next| granted.get(&next) == Some(index));
                 ("the transfer", index.filter(grants))
@@ -119,6 +119,7 @@ mod tests {
         check::example::{S, applied, call, example, id, token},
         history::Applied,
     };
+    use crate::lease::TransferTo;
 
     #[test]
     fn another_entry_or_another_table_is_found() {
@@ -139,10 +140,11 @@ mod tests {
     fn an_acknowledged_operation_that_is_not_in_the_log_is_found() {
         let mut history = example();
         assert_eq!(l9(&history), []);
+        let transfer = |bits| Asked::Transfer { id: id(bits), to: TransferTo::First };
         for (asked, answer) in [
             (Asked::Release(id(9)), Answered::Done),
-            (Asked::Transfer(id(9)), Answered::HandedOver(None)),
-            (Asked::Transfer(id(1)), Answered::HandedOver(Some(token(9)))),
+            (transfer(9), Answered::HandedOver(None)),
+            (transfer(1), Answered::HandedOver(Some(token(9)))),
             (Asked::Revoke, Answered::Revoked(vec![token(9)])),
             (Asked::Holder, Answered::Granted(id(50), token(50))),
         ] {

@@ -30,6 +30,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 use crate::{
     chaos::{
@@ -38,6 +39,7 @@ use crate::{
     },
     id::NodeId,
     name::AgentName,
+    runtime,
     storage::{Content, Identity, StorageError},
 };
 
@@ -72,7 +74,7 @@ impl Default for DiskPace {
 pub enum DiskFault {
     /// Everything takes so many times as long.
     Slow(u32),
-    /// The next sync takes this much longer.
+    /// The next sync takes this much longer, or until the disk is replaced.
     Stall(Duration),
     /// Writes fail: there is no room.
     Full(bool),
@@ -142,6 +144,7 @@ pub(crate) struct Disk {
     agent: usize,
     tracer: Tracer,
     medium: Arc<Mutex<Medium>>,
+    healed: Arc<Notify>,
 }
 
 impl Disk {
@@ -156,7 +159,7 @@ impl Disk {
             pace,
             chance: Stream::of(seed, Chance::Disk(agent)),
         };
-        Self { agent, tracer, medium: Arc::new(Mutex::new(medium)) }
+        Self { agent, tracer, medium: Arc::new(Mutex::new(medium)), healed: Arc::default() }
     }
 
     fn medium(&self) -> MutexGuard<'_, Medium> {
@@ -178,7 +181,10 @@ impl Disk {
             DiskFault::Lie(lies) => faults.lies = lies,
             DiskFault::Flip(share) => faults.flip = Share::of(share),
             DiskFault::Rot(rotten) => faults.rotten = rotten,
-            DiskFault::Heal => *faults = Faults::default(),
+            DiskFault::Heal => {
+                *faults = Faults::default();
+                self.healed.notify_waiters();
+            }
         }
     }
 
@@ -288,7 +294,15 @@ impl Disk {
         let mut medium = self.medium();
         let slow = Share::of(medium.pace.slow);
         let pace = if medium.chance.happens(slow) { medium.pace.slow_sync } else { medium.pace.sync };
-        medium.span(pace) + std::mem::take(&mut medium.faults.stall)
+        medium.span(pace)
+    }
+
+    /// Waits for as long as the disk stalls, if it does.
+    pub(super) async fn stall(&self) {
+        let stall = std::mem::take(&mut self.medium().faults.stall);
+        if !stall.is_zero() {
+            runtime::select2(self.healed.notified(), runtime::sleep(stall)).await;
+        }
     }
 
     /// How long a snapshot of so many bytes takes, beside its write and its sync.

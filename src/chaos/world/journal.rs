@@ -194,6 +194,7 @@ impl Writer {
         runtime::sleep(self.disk.write_span()).await;
         self.disk.write(self.opening, accepted).map_err(|error| self.failure.record(&error))?;
         runtime::sleep(self.disk.sync_span()).await;
+        self.disk.stall().await;
         if !planted!(NoSync) {
             self.disk.sync(self.opening).map_err(|error| self.failure.record(&error))?;
         }

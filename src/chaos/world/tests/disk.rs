@@ -187,6 +187,18 @@ fn a_slow_disk_is_slow_and_a_stall_is_once() {
         let slow = took(DiskFault::Slow(100)).await;
         assert!(usual < 600 * MS && stalled > 700 * MS && stalled < 1_300 * MS, "{usual:?} {stalled:?}");
         assert!(slow > 200 * MS, "{slow:?}");
+        // A stall is over when the disk is replaced, and not before.
+        let disk = bare.disk.clone();
+        disk.fault(DiskFault::Stall(60 * 1_000 * MS));
+        let heals = async {
+            crate::runtime::sleep(900 * MS).await;
+            disk.fault(DiskFault::Heal);
+        };
+        let began = kernel.clocks().now();
+        let (saved, ()) = tokio::join!(journal.save_vote(Bytes::from_static(b"x")), heals);
+        saved.unwrap();
+        let took = Duration::from_nanos(kernel.clocks().now() - began);
+        assert!(took >= 900 * MS && took < 1_300 * MS, "{took:?}");
     });
 }
 

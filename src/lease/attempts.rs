@@ -21,8 +21,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 
 /// One request on its way, over all its attempts.
 pub(crate) struct Attempts {
-    began: Moment,
     within: Duration,
+    /// What is left of it, and the reading at which that was found.
+    left: (Duration, Moment),
     /// Whether an earlier copy may have been taken.
     repeated: bool,
     last: String,
@@ -31,12 +32,15 @@ pub(crate) struct Attempts {
 impl Attempts {
     /// The request is asked for from now on, for this long.
     pub(crate) fn new(now: Moment, within: Duration) -> Self {
-        Self { began: now, within, repeated: false, last: "nobody was there to ask".to_owned() }
+        Self { within, left: (within, now), repeated: false, last: "nobody was there to ask".to_owned() }
     }
 
-    /// What is left of its time; `None` when it is over.
-    pub(crate) fn left(&self, now: Moment) -> Option<Duration> {
-        let left = self.within.saturating_sub(now.since(self.began));
+    /// What is left of its time; `None` when it is over. A clock that goes back meanwhile gives back nothing of what has
+    /// passed.
+    pub(crate) fn left(&mut self, now: Moment) -> Option<Duration> {
+        let (left, before) = self.left;
+        let left = left.saturating_sub(now.since(before));
+        self.left = (left, now);
         (!left.is_zero()).then_some(left)
     }
 
@@ -105,8 +109,18 @@ mod tests {
 
     #[test]
     fn the_time_is_over_at_its_end() {
-        let attempts = Attempts::new(Moment::from_nanos(10), Duration::from_nanos(5));
+        let mut attempts = Attempts::new(Moment::from_nanos(10), Duration::from_nanos(5));
+        assert_eq!(attempts.left(Moment::from_nanos(12)), Some(Duration::from_nanos(3)));
         assert_eq!(attempts.left(Moment::from_nanos(14)), Some(Duration::from_nanos(1)));
         assert_eq!(attempts.left(Moment::from_nanos(15)), None);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_prolongs_nothing() {
+        let mut attempts = Attempts::new(Moment::from_nanos(10), Duration::from_nanos(5));
+        assert_eq!(attempts.left(Moment::from_nanos(13)), Some(Duration::from_nanos(2)));
+        assert_eq!(attempts.left(Moment::from_nanos(1)), Some(Duration::from_nanos(2)));
+        assert_eq!(attempts.left(Moment::from_nanos(2)), Some(Duration::from_nanos(1)));
+        assert_eq!(attempts.left(Moment::from_nanos(3)), None);
     }
 }

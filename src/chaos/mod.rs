@@ -29,7 +29,7 @@
 //! | `sim.rs` | a run: its settings, its script, its report |
 //! | `swarm.rs`, `director.rs` | which faults come by themselves; carrying them out |
 //! | `workload.rs` | clients that try everything |
-//! | `history.rs`, `check/` | what a run was like; whether each rule held |
+//! | `history.rs`, `recorder.rs`, `check/` | what a run was like; writing that down; whether each rule held |
 //! | `trial.rs`, `shrink.rs` | a run with its checks; many seeds of it; the few faults that a failing one takes |
 //! | `picture.rs` | a run as an HTML file, for people |
 //! | `trace.rs` | what happened, and its digest |
@@ -43,6 +43,7 @@ mod director;
 pub mod history;
 pub(crate) mod kernel;
 mod picture;
+mod recorder;
 mod shrink;
 mod sim;
 mod swarm;

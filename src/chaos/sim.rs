@@ -17,8 +17,9 @@ use tokio::sync::oneshot;
 
 use super::{
     director,
-    history::{History, Recorder},
+    history::History,
     kernel::{Chance, Kernel, OUTSIDE, Pace, Share, Stream, Stuck},
+    recorder::Recorder,
     swarm::Faults,
     trace::{Event, Trace, Tracer},
     trial::Trial,

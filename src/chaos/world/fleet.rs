@@ -16,8 +16,8 @@ use super::{
 use crate::{
     Agent, Timing,
     chaos::{
-        history::Recorder,
         kernel::{Chance, Kernel, NodeClock, Power, Stream},
+        recorder::Recorder,
         trace::{Event, Tracer},
     },
     raft::Compaction,

@@ -6,7 +6,7 @@ use super::{disk::Disk, journal::DiskJournal, network::Network};
 use crate::{
     agent::{Site, Storage},
     chaos::{
-        history::Recorder,
+        recorder::Recorder,
         trace::{Event, Tracer, digest},
     },
     id::NodeId,

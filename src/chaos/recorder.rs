@@ -1,0 +1,250 @@
+//! Writes the [history](super::history) of a run, while it goes on.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use super::{
+    history::{Applied, Belief, Changed, Committed, History, Life},
+    trace::{Tracer, digest},
+};
+use crate::{
+    change::{Change, ChangeKind, Filter},
+    id::LeaseId,
+    lease::Lease,
+    mode::Mode,
+    name::Name,
+    session::LossReason,
+    table::{Event, Table},
+    token::Token,
+};
+
+/// Every so many entries the whole table is digested: all of them would be most of what a run costs.
+const TABLE_EVERY: u64 = 8;
+
+/// Where a history is written. Clones write the same one.
+#[derive(Clone)]
+pub(crate) struct Recorder {
+    tracer: Tracer,
+    pages: Arc<Mutex<Pages>>,
+}
+
+#[derive(Default)]
+struct Pages {
+    history: History,
+    /// Who may believe, with the number of its belief.
+    held: Vec<(usize, Weak<Lease>)>,
+    /// The exclusive leases of the log that have not ended, with their agents' names.
+    holders: BTreeMap<Token, String>,
+    /// The life of each agent that goes on.
+    alive: BTreeMap<usize, usize>,
+    /// Mode and lock delay of whoever waited or held: one that ends in the entry that grants it is in no table.
+    terms: BTreeMap<LeaseId, (Mode, u64)>,
+}
+
+impl Recorder {
+    pub(crate) fn new(tracer: &Tracer, agents: usize) -> Self {
+        let history = History { agents, drift_bounded: true, ..History::default() };
+        let pages = Pages { history, ..Pages::default() };
+        Self { tracer: tracer.clone(), pages: Arc::new(Mutex::new(pages)) }
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The true time since the beginning.
+    pub(crate) fn now(&self) -> Duration {
+        self.tracer.now()
+    }
+
+    /// Writes something.
+    pub(crate) fn write<T>(&self, write: impl FnOnce(&mut History) -> T) -> T {
+        write(&mut self.pages().history)
+    }
+
+    /// The whole history, at the end. Nothing is written any more.
+    pub(crate) fn finish(&self) -> History {
+        self.look(|_| true);
+        std::mem::take(&mut self.pages().history)
+    }
+
+    /// The name of the agent that was granted a lease last which has not ended.
+    pub(crate) fn last_holder(&self) -> Option<String> {
+        self.pages().holders.last_key_value().map(|(_, agent)| agent.clone())
+    }
+
+    /// Somebody was handed a lease: it believes from now on. Returns the number of its belief.
+    pub(crate) fn believes(&self, agent: usize, lease: &Arc<Lease>, mode: Mode) -> usize {
+        let now = self.now();
+        let name = lease.name().clone();
+        self.look(|other| *other == name);
+        let mut pages = self.pages();
+        let number = pages.history.beliefs.len();
+        pages.history.beliefs.push(Belief {
+            agent,
+            name,
+            lease_id: lease.id(),
+            token: lease.token(),
+            mode,
+            from: now,
+            seen: now,
+            over: None,
+            told: Vec::new(),
+            told_at: None,
+            given_up: false,
+        });
+        // One that was lost on its way is none.
+        if lease.held().peek() {
+            pages.held.push((number, Arc::downgrade(lease)));
+        } else if let Some(belief) = pages.history.beliefs.get_mut(number) {
+            belief.over = Some(now);
+        }
+        number
+    }
+
+    /// Its holder was told why it is over.
+    pub(crate) fn told(&self, belief: usize, reason: LossReason) {
+        let now = self.now();
+        if let Some(belief) = self.pages().history.beliefs.get_mut(belief) {
+            belief.told.push(reason);
+            belief.told_at.get_or_insert(now);
+        }
+    }
+
+    /// Its holder gives it up by will.
+    pub(crate) fn gives_up(&self, belief: usize) {
+        if let Some(belief) = self.pages().history.beliefs.get_mut(belief) {
+            belief.given_up = true;
+        }
+    }
+
+    /// Looks who of these still believes. The look tells nobody: a holder finds out by itself, or never.
+    pub(crate) fn look(&self, of: impl Fn(&Name) -> bool) {
+        let now = self.now();
+        let mut pages = self.pages();
+        let Pages { history, held, .. } = &mut *pages;
+        held.retain(|(number, lease)| {
+            let Some(belief) = history.beliefs.get_mut(*number) else { return false };
+            if !of(&belief.name) {
+                return true;
+            }
+            // Dropped with its holder: nobody is there to believe.
+            let lease = lease.upgrade();
+            if lease.as_ref().is_some_and(|lease| lease.held().peek()) {
+                belief.seen = now;
+                belief.over = None;
+            } else {
+                belief.over.get_or_insert(now);
+            }
+            lease.is_some_and(|lease| !lease.held().is_over())
+        });
+    }
+
+    /// An agent applied an entry.
+    pub(crate) fn applied(
+        &self,
+        (agent, life): (usize, u32),
+        (index, term, events_digest): (u64, u64, u64),
+        events: &[Event],
+        state: &Table,
+    ) {
+        let at = self.now();
+        let table = index.is_multiple_of(TABLE_EVERY).then(|| digest(&state.snapshot()));
+        let first = {
+            let mut pages = self.pages();
+            let entry = Some((term, events_digest));
+            pages.history.applied.push(Applied { at, agent, life, index, entry, table });
+            let first = !pages.history.log.contains_key(&index);
+            if first {
+                let changes = changed(index, events, state, &mut pages.terms);
+                pages.note(index, Committed { term, at, digest: events_digest, changes });
+            }
+            first
+        };
+        if first && !events.is_empty() {
+            let about = |name: &Name| events.iter().any(|event| event.name() == Some(name));
+            self.look(about);
+        }
+    }
+
+    /// An agent took a snapshot.
+    pub(crate) fn installed(&self, (agent, life): (usize, u32), index: u64, table: &Table) {
+        let (at, table) = (self.now(), Some(digest(&table.snapshot())));
+        self.write(|history| history.applied.push(Applied { at, agent, life, index, entry: None, table }));
+    }
+
+    /// An agent's process was started.
+    pub(crate) fn born(&self, agent: usize) {
+        let from = self.now();
+        let mut pages = self.pages();
+        let number = pages.history.lives.len();
+        pages.history.lives.push(Life { agent, from, until: None, served: false });
+        pages.alive.insert(agent, number);
+    }
+
+    /// An agent serves.
+    pub(crate) fn serves(&self, agent: usize) {
+        let mut pages = self.pages();
+        let Some(number) = pages.alive.get(&agent).copied() else { return };
+        if let Some(life) = pages.history.lives.get_mut(number) {
+            life.served = true;
+        }
+    }
+
+    /// An agent's process ended.
+    pub(crate) fn died(&self, agent: usize) {
+        let until = self.now();
+        let mut pages = self.pages();
+        let Some(number) = pages.alive.remove(&agent) else { return };
+        if let Some(life) = pages.history.lives.get_mut(number) {
+            life.until = Some(until);
+        }
+    }
+}
+
+impl Pages {
+    fn note(&mut self, index: u64, entry: Committed) {
+        for changed in &entry.changes {
+            match &changed.change.kind {
+                ChangeKind::Granted { token, agent, .. } => {
+                    self.holders.insert(*token, agent.as_str().to_owned());
+                }
+                ChangeKind::Ended { token, .. } => drop(self.holders.remove(token)),
+                _ => {}
+            }
+        }
+        self.history.log.insert(index, entry);
+    }
+}
+
+fn changed(
+    index: u64,
+    events: &[Event],
+    table: &Table,
+    terms: &mut BTreeMap<LeaseId, (Mode, u64)>,
+) -> Vec<Changed> {
+    let all = Filter::Prefix(String::new());
+    let mut of = |event: &Event| {
+        let change = Change::of(index, event, &all)?;
+        let (lease_id, from_queue) = match event {
+            Event::Founded { .. } => return None,
+            Event::Granted { lease_id, from_queue, .. } => (*lease_id, *from_queue),
+            Event::Queued { lease_id, .. }
+            | Event::Ended { lease_id, .. }
+            | Event::Left { lease_id, .. }
+            | Event::Closed { lease_id, .. }
+            | Event::Opened { lease_id, .. }
+            | Event::Revoked { lease_id, .. } => (*lease_id, false),
+        };
+        if let Some(found) = table.terms_of(&lease_id) {
+            terms.insert(lease_id, found);
+        }
+        let (mode, lock_delay_ms) = terms.get(&lease_id).copied().unwrap_or_default();
+        let lock_delay = Duration::from_millis(lock_delay_ms);
+        Some(Changed { change, lease_id, from_queue, mode, lock_delay })
+    };
+    events.iter().filter_map(&mut of).collect()
+}

@@ -1,0 +1,204 @@
+//! Hosts: network namespaces, each with an agent on a file system of its own that can be full, and a worker. Gone when
+//! dropped, with every process in them.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::{
+    switch::{Switch, address, ip},
+    worker::WORKER,
+};
+
+const PORT: u16 = 7102;
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// They are dropped in this order.
+pub(crate) struct Hosts {
+    hosts: Vec<Host>,
+    pub(crate) switch: Switch,
+    namespaces: Namespaces,
+    pub(crate) dir: TempDir,
+}
+
+/// Removed when dropped.
+struct Namespaces(Vec<String>);
+
+struct Host {
+    agent: Option<Child>,
+    worker: Option<Child>,
+    /// How many workers there were.
+    workers: usize,
+    disk: PathBuf,
+}
+
+fn agent_at(host: usize) -> String {
+    format!("{}:{PORT}", address(host))
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for name in &self.0 {
+            let _ = ip(&format!("netns del {name}"));
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for mut child in [self.agent.take(), self.worker.take()].into_iter().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if !self.disk.as_os_str().is_empty() {
+            let _ = Command::new("umount").arg("-l").arg(&self.disk).status();
+        }
+    }
+}
+
+impl Hosts {
+    /// The reason why there are none, where this user or this machine can't have them.
+    pub(crate) fn start(count: usize, seed: u64) -> Result<Self, String> {
+        let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let mut namespaces = Namespaces(Vec::new());
+        for host in 0..count {
+            let name = format!("leasehold-real-{}-{host}", std::process::id());
+            ip(&format!("netns add {name}"))?;
+            namespaces.0.push(name.clone());
+            ip(&format!("-n {name} link set lo up"))?;
+        }
+        let switch = Switch::between(&namespaces.0, seed)?;
+        let mut hosts = Vec::new();
+        for host in 0..count {
+            let disk = dir.path().join(format!("disk-{host}"));
+            fs::create_dir(&disk).map_err(|error| error.to_string())?;
+            let mounted =
+                Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(&disk).status();
+            if !mounted.is_ok_and(|status| status.success()) {
+                return Err("no file system of memory can be mounted".to_owned());
+            }
+            hosts.push(Host { agent: None, worker: None, workers: 0, disk });
+        }
+        let mut all = Self { switch, namespaces, hosts, dir };
+        (0..count).for_each(|host| all.start_agent(host));
+        Ok(all)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.hosts.len()
+    }
+
+    fn there(&self, host: usize, program: &Path, what: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespaces.0[host]]).arg(program);
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join(format!("{what}-{host}.err")));
+        let log = log.unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command
+    }
+
+    pub(crate) fn start_agent(&mut self, host: usize) {
+        let founders: Vec<String> = (0..self.count()).map(agent_at).collect();
+        let mut command = self.there(host, Path::new(env!("CARGO_BIN_EXE_leasehold")), "agent");
+        command.args(["agent", "--name", &format!("agent-{host}"), "--listen", &agent_at(host)]);
+        command.args(["--founder", &founders.join(","), "--ttl", "2s", "--data-dir"]);
+        command.arg(self.hosts[host].disk.join("data"));
+        self.hosts[host].agent = Some(command.spawn().unwrap());
+    }
+
+    pub(crate) fn start_worker(&mut self, host: usize, seed: u64) {
+        let number = self.hosts[host].workers;
+        self.hosts[host].workers += 1;
+        let log = self.dir.path().join(format!("worker-{host}-{number}.log"));
+        let mut asked = format!("{} {seed}", log.display());
+        // Its own host's agent first.
+        for other in (host..self.count()).chain(0..host) {
+            asked = format!("{asked} {}", agent_at(other));
+        }
+        let own = std::env::current_exe().unwrap();
+        let mut command = self.there(host, &own, "worker");
+        command.args(["worker", "--exact", "--nocapture"]).env(WORKER, asked);
+        self.hosts[host].worker = Some(command.spawn().unwrap());
+    }
+
+    fn child(&mut self, host: usize, is_agent: bool) -> &mut Option<Child> {
+        let host = &mut self.hosts[host];
+        if is_agent { &mut host.agent } else { &mut host.worker }
+    }
+
+    /// A signal for the agent, or for the worker, of a host.
+    pub(crate) fn signal(&mut self, host: usize, is_agent: bool, signal: Signal) {
+        if let Some(child) = self.child(host, is_agent)
+            && let Some(pid) = Pid::from_raw(child.id().cast_signed())
+        {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    pub(crate) fn kill(&mut self, host: usize, is_agent: bool) {
+        if let Some(mut child) = self.child(host, is_agent).take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// How the agent ended, if it did so by itself.
+    pub(crate) fn agent_ended(&mut self, host: usize) -> Option<Option<i32>> {
+        let child = self.hosts[host].agent.as_mut()?;
+        let status = child.try_wait().unwrap()?;
+        self.hosts[host].agent = None;
+        Some(status.code())
+    }
+
+    pub(crate) fn has(&mut self, host: usize, is_agent: bool) -> bool {
+        self.child(host, is_agent).is_some()
+    }
+
+    /// Whether the host's disk is full.
+    pub(crate) fn fill_disk(&self, host: usize, full: bool) {
+        let ballast = self.hosts[host].disk.join("ballast");
+        if full {
+            // As much as fits.
+            let written = fs::write(&ballast, vec![0; 64 << 20]);
+            assert!(written.is_err(), "it is smaller than that");
+        } else {
+            let _ = fs::remove_file(&ballast);
+        }
+    }
+
+    /// Waits until every agent knows a leader, which is the same for all.
+    pub(crate) fn wait_settled(&self) {
+        let began = Instant::now();
+        while !(0..self.count()).all(|host| self.is_led(host)) {
+            assert!(began.elapsed() < PATIENCE, "no leader:\n{}", self.last_words());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn is_led(&self, host: usize) -> bool {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespaces.0[host], env!("CARGO_BIN_EXE_leasehold")]);
+        command.args(["leases", "--connect", &agent_at(host), "--json"]).stdin(Stdio::null());
+        command.output().is_ok_and(|output| output.status.success())
+    }
+
+    /// The ends of what the agents wrote to standard error.
+    pub(crate) fn last_words(&self) -> String {
+        let of = |host| {
+            let text =
+                fs::read_to_string(self.dir.path().join(format!("agent-{host}.err"))).unwrap_or_default();
+            let from = text.char_indices().rev().nth(1_500).map_or(0, |(at, _)| at);
+            format!("--- agent {host}:\n{}\n", &text[from..])
+        };
+        (0..self.count()).map(of).collect()
+    }
+}

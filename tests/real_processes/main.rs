@@ -1,0 +1,327 @@
+//! Real agents, real clients and real trouble, on one clock: each host is a network namespace with a `leasehold agent` on a
+//! small file system and a worker process. A network in user space cuts ways one by one, delays, loses, doubles and reorders;
+//! processes are stopped and killed; disks run full. Then the checkers of the simulation look at what the workers saw.
+//!
+//! A minute of it in each run of the tests; for longer ones, with a build as fast as it gets:
+//! `LEASEHOLD_SOAK_MINUTES=30 cargo test --release --all-features --test real_processes -- --nocapture`.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test: it looks from outside, at real time, and panics are how it fails"
+)]
+
+mod hosts;
+mod switch;
+mod worker;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write as _},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use leasehold::{
+    Mode, Name, Token,
+    chaos::{
+        check::{fence, l1, l2},
+        history::{Belief, Call, History, Write},
+    },
+};
+use rand::{Rng, RngExt as _, SeedableRng as _, rngs::StdRng};
+use rustix::process::Signal;
+
+use crate::{
+    hosts::Hosts,
+    switch::Way,
+    worker::{Line, NAMES, WORKER},
+};
+
+const HOSTS: usize = 3;
+/// How long there is trouble, and then none, before it is looked what came of it.
+const TROUBLE: Duration = Duration::from_secs(35);
+/// After everything is mended each name is granted anew within this time: an election, three ttls, and a slow machine.
+const GRANTED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Not a test: what the workers are.
+#[test]
+fn worker() {
+    if let Ok(asked) = std::env::var(WORKER) {
+        worker::work(&asked);
+    }
+}
+
+#[test]
+fn at_most_one_believes_whatever_happens_to_processes_and_network() {
+    let minutes = std::env::var("LEASEHOLD_SOAK_MINUTES").ok().map(|text| text.parse::<f64>().unwrap());
+    let seed = std::env::var("LEASEHOLD_SOAK_SEED").ok().map_or(1, |text| text.parse().unwrap());
+    let span = Duration::from_secs_f64(minutes.unwrap_or(0.0) * 60.0);
+    let mut hosts = match Hosts::start(HOSTS, seed) {
+        Ok(hosts) => hosts,
+        Err(why) => {
+            // Past the test harness, which shows what a test prints only when it fails.
+            let text = format!(
+                "\n*** SKIPPED: real processes under real faults were NOT tested: {why}; it needs root, ip of iproute2, and /dev/net/tun ***\n"
+            );
+            let _ = io::stderr().write_all(text.as_bytes());
+            return;
+        }
+    };
+    let mut chance = StdRng::seed_from_u64(seed);
+    hosts.wait_settled();
+    for host in 0..HOSTS {
+        hosts.start_worker(host, chance.random());
+    }
+    let began = Instant::now();
+    let mut troubles = Troubles::default();
+    loop {
+        troubles.trouble(&mut hosts, &mut chance);
+        troubles.mend(&mut hosts, &mut chance);
+        let mended = worker::now();
+        wait_granted(&hosts, mended);
+        let history = gather(hosts.dir.path());
+        let found: Vec<String> =
+            [l1, l2, fence].iter().flat_map(|check| check(&history)).map(|found| found.to_string()).collect();
+        let (passed, lost) = hosts.switch.counted();
+        println!(
+            "{:4.0} s, seed {seed}: {} grants, {} beliefs, {} writes let in; {passed} packets passed, {lost} vanished; {:?}",
+            began.elapsed().as_secs_f64(),
+            history.calls.len(),
+            history.beliefs.len(),
+            history.writes.len(),
+            troubles.counts,
+        );
+        assert!(found.is_empty(), "LEASEHOLD_SOAK_SEED={seed}: {found:#?}");
+        assert!(history.calls.len() > 20 && !history.writes.is_empty(), "too little happened");
+        if began.elapsed() >= span {
+            break;
+        }
+    }
+}
+
+/// Something that goes on for a while, and how it is undone.
+enum Undo {
+    Ways,
+    Resume(usize, bool),
+    Start(usize, bool),
+    Empty(usize),
+}
+
+#[derive(Default)]
+struct Troubles {
+    counts: BTreeMap<&'static str, u64>,
+}
+
+impl Troubles {
+    /// One thing after another, and some at once.
+    fn trouble(&mut self, hosts: &mut Hosts, chance: &mut StdRng) {
+        let end = Instant::now() + TROUBLE;
+        let mut undo: Vec<(Instant, Undo)> = Vec::new();
+        let mut next = Instant::now();
+        while Instant::now() < end {
+            let now = Instant::now();
+            let (due, later) = undo.into_iter().partition(|(at, _)| *at <= now);
+            undo = later;
+            for (_, what) in due {
+                carry_out(hosts, what, chance);
+            }
+            self.restart_what_stepped_down(hosts);
+            if now >= next {
+                let lasts = Duration::from_millis(chance.random_range(50..6_000));
+                let (label, what) = begin(hosts, chance);
+                *self.counts.entry(label).or_default() += 1;
+                undo.push((now + lasts, what));
+                next = now + Duration::from_millis(chance.random_range(200..2_500));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for (_, what) in undo {
+            carry_out(hosts, what, chance);
+        }
+    }
+
+    /// An agent whose storage failed has stepped down: it is started again, as a service manager would.
+    fn restart_what_stepped_down(&mut self, hosts: &mut Hosts) {
+        for host in 0..hosts.count() {
+            match hosts.agent_ended(host) {
+                None => {}
+                // Its disk was full when it was started, or while it ran.
+                Some(Some(1 | 74)) => {
+                    *self.counts.entry("stepped down").or_default() += 1;
+                    hosts.start_agent(host);
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Some(code) => panic!("agent {host} ended with {code:?}:\n{}", hosts.last_words()),
+            }
+        }
+    }
+
+    fn mend(&mut self, hosts: &mut Hosts, chance: &mut StdRng) {
+        hosts.switch.set(Way::default(), |_, _| true);
+        for host in 0..hosts.count() {
+            hosts.fill_disk(host, false);
+            for is_agent in [true, false] {
+                carry_out(hosts, Undo::Resume(host, is_agent), chance);
+                carry_out(hosts, Undo::Start(host, is_agent), chance);
+            }
+        }
+        // Those that stepped down a moment ago.
+        std::thread::sleep(Duration::from_millis(500));
+        self.restart_what_stepped_down(hosts);
+    }
+}
+
+fn begin(hosts: &mut Hosts, chance: &mut StdRng) -> (&'static str, Undo) {
+    let host = chance.random_range(0..hosts.count());
+    let other = (host + chance.random_range(1..hosts.count())) % hosts.count();
+    let cut = Way { is_cut: true, ..Way::default() };
+    match chance.random_range(0..12) {
+        0 => {
+            hosts.switch.set(cut, |from, to| from == host || to == host);
+            ("isolated", Undo::Ways)
+        }
+        1 => {
+            hosts.switch.set(cut, |from, _| from == host);
+            ("heard by nobody", Undo::Ways)
+        }
+        2 => {
+            hosts.switch.set(cut, |_, to| to == host);
+            ("hears nobody", Undo::Ways)
+        }
+        3 => {
+            hosts.switch.set(cut, |from, to| (from, to) == (host, other));
+            ("one way cut", Undo::Ways)
+        }
+        4 | 5 => {
+            let way = Way {
+                loss: chance.random_range(0.0..0.3),
+                duplication: chance.random_range(0.0..0.2),
+                delay_max: Duration::from_millis(chance.random_range(0..60)),
+                is_cut: false,
+            };
+            hosts.switch.set(way, |_, _| true);
+            ("bad network", Undo::Ways)
+        }
+        6 => {
+            hosts.signal(host, true, Signal::STOP);
+            ("agent stopped", Undo::Resume(host, true))
+        }
+        7 | 8 => {
+            hosts.signal(host, false, Signal::STOP);
+            ("worker stopped", Undo::Resume(host, false))
+        }
+        9 => {
+            hosts.kill(host, true);
+            ("agent killed", Undo::Start(host, true))
+        }
+        10 => {
+            hosts.kill(host, false);
+            ("worker killed", Undo::Start(host, false))
+        }
+        _ => {
+            hosts.fill_disk(host, true);
+            ("full disk", Undo::Empty(host))
+        }
+    }
+}
+
+fn carry_out(hosts: &mut Hosts, undo: Undo, chance: &mut impl Rng) {
+    match undo {
+        Undo::Ways => hosts.switch.set(Way::default(), |_, _| true),
+        Undo::Resume(host, is_agent) => hosts.signal(host, is_agent, Signal::CONT),
+        Undo::Start(host, is_agent) => {
+            if hosts.has(host, is_agent) {
+                return;
+            }
+            if is_agent {
+                hosts.start_agent(host);
+            } else {
+                hosts.start_worker(host, chance.random());
+            }
+        }
+        Undo::Empty(host) => hosts.fill_disk(host, false),
+    }
+}
+
+fn lines(dir: &Path) -> Vec<(usize, Line)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let Some(host) = name.strip_prefix("worker-").filter(|rest| rest.ends_with(".log")) else { continue };
+        let host = host.split('-').next().unwrap().parse().unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        // The last line may be half a line.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        all.extend(whole.lines().map(|line| (host, Line::parse(line).unwrap_or_else(|| panic!("{line:?}")))));
+    }
+    all
+}
+
+/// What the workers saw, as the checkers want it.
+fn gather(dir: &Path) -> History {
+    let mut history = History::default();
+    history.agents = HOSTS;
+    history.drift_bounded = true;
+    let mut held: BTreeMap<(String, u64), (usize, u64, u64)> = BTreeMap::new();
+    let nanos = Duration::from_nanos;
+    for (host, line) in lines(dir) {
+        match line {
+            Line::Granted(began, ended, name, token) => {
+                let name = Name::new(&*name).unwrap();
+                history.calls.push(Call::granted(
+                    host,
+                    name,
+                    Token::new(token),
+                    (nanos(began), nanos(ended)),
+                ));
+            }
+            // It believed at some moment of each look: from the end of the first one at the latest, until the beginning of
+            // the last at least.
+            Line::Held(before, after, name, token) => {
+                let belief = held.entry((name, token)).or_insert((host, after, before));
+                *belief = (host, belief.1.min(after), belief.2.max(before));
+            }
+        }
+    }
+    for ((name, token), (host, from, seen)) in held {
+        let (name, span) = (Name::new(&*name).unwrap(), (nanos(from), nanos(seen.max(from))));
+        history.beliefs.push(Belief::seen(host, name, Token::new(token), Mode::Exclusive, span));
+    }
+    history.beliefs.sort_by_key(|belief| belief.from);
+    for text in NAMES {
+        let name = Name::new(text).unwrap();
+        let let_in = fs::read_to_string(worker::resource(dir, text)).unwrap_or_default();
+        for (at, line) in let_in.lines().enumerate() {
+            let token = Token::new(line.parse().unwrap());
+            history.writes.push(Write::new(nanos(at as u64), 0, name.clone(), token, true));
+        }
+    }
+    history
+}
+
+/// Each name is granted to someone who asked after this moment, or held from before and granted after it.
+fn wait_granted(hosts: &Hosts, mended: u64) {
+    let began = Instant::now();
+    loop {
+        let all = lines(hosts.dir.path());
+        let granted = |name: &&str| {
+            all.iter()
+                .any(|(_, line)| matches!(line, Line::Granted(_, at, of, _) if *at > mended && of == name))
+        };
+        let missing: Vec<&str> = NAMES.into_iter().filter(|name| !granted(name)).collect();
+        if missing.is_empty() {
+            return;
+        }
+        assert!(
+            began.elapsed() < GRANTED_WITHIN,
+            "{missing:?} not granted within {GRANTED_WITHIN:?} of everything being mended:\n{}",
+            hosts.last_words()
+        );
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}

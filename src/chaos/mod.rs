@@ -31,6 +31,7 @@
 //! | `workload.rs` | clients that try everything |
 //! | `history.rs`, `recorder.rs`, `check/` | what a run was like; writing that down; whether each rule held |
 //! | `trial.rs`, `shrink.rs` | a run with its checks; many seeds of it; the few faults that a failing one takes |
+//! | `proxy.rs` | what all this is not: faults for real agents over real TCP |
 //! | `picture.rs` | a run as an HTML file, for people |
 //! | `trace.rs` | what happened, and its digest |
 //!
@@ -43,6 +44,7 @@ mod director;
 pub mod history;
 pub(crate) mod kernel;
 mod picture;
+mod proxy;
 mod recorder;
 mod shrink;
 mod sim;
@@ -56,6 +58,7 @@ pub use self::{
     check::Violation,
     history::History,
     picture::picture,
+    proxy::{FaultProxy, Line},
     shrink::shrink,
     sim::{Job, JobEnded, Report, Sim, SimBuilder, SimError, SimErrorKind},
     swarm::{Episode, Faults, Trouble, Whom},

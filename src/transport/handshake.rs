@@ -60,7 +60,7 @@ pub(super) struct Head {
 /// Bytes that are no greeting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Malformed(pub(super) String);
+pub(crate) struct Malformed(pub(super) String);
 
 impl Head {
     /// Reads the head.
@@ -292,6 +292,17 @@ pub(super) fn receive(
     let caller =
         Caller { cluster: fields.cluster, node: fields.node, role, agent, lane, remote: remote.to_owned() };
     Ok((caller, version))
+}
+
+/// The name of whoever sends this hello, as soon as all of it is there. For who stands between the two.
+#[cfg(feature = "chaos")]
+pub(crate) fn name_in(greeting: &[u8]) -> Result<Option<AgentName>, Malformed> {
+    if greeting.len() < HEAD_BYTES {
+        return Ok(None);
+    }
+    let (head, rest) = Head::split(greeting)?;
+    let Some(body) = rest.get(..head.body_bytes) else { return Ok(None) };
+    Ok(Fields::read(body)?.agent)
 }
 
 /// Whoever answered a hello.

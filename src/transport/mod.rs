@@ -46,6 +46,8 @@ use bytes::Bytes;
 pub(crate) use self::error::Stage;
 #[cfg(any(test, feature = "chaos"))]
 pub(crate) use self::error::{NotSent, Unanswered};
+#[cfg(feature = "chaos")]
+pub(crate) use self::handshake::name_in as name_in_greeting;
 pub use self::{error::BindError, memory::InProcessNetwork};
 pub(crate) use self::{
     error::{CallError, Refusal},

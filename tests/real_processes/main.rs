@@ -224,6 +224,11 @@ fn begin(hosts: &mut Hosts, chance: &mut StdRng) -> (&'static str, Undo) {
         }
         _ => {
             hosts.fill_disk(host, true);
+            // What its store has set aside would last for long: it has to open it anew.
+            if chance.random_bool(0.7) {
+                hosts.kill(host, true);
+                hosts.start_agent(host);
+            }
             ("full disk", Undo::Empty(host))
         }
     }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
 
 use crate::{
@@ -44,10 +44,46 @@ fn agent_at(host: usize) -> String {
 
 impl Drop for Namespaces {
     fn drop(&mut self) {
-        for name in &self.0 {
-            let _ = ip(&format!("netns del {name}"));
-        }
+        self.0.iter().for_each(|name| remove(name));
     }
+}
+
+/// How the names of namespaces and folders begin; the process's number follows.
+const OURS: &str = "leasehold-real-";
+
+/// A namespace, and every process in it.
+fn remove(name: &str) {
+    let pids = Command::new("ip").args(["netns", "pids", name]).output();
+    let pids = pids.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    for pid in pids.lines().filter_map(|pid| pid.trim().parse().ok()).filter_map(Pid::from_raw) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    let _ = ip(&format!("netns del {name}"));
+}
+
+/// What an earlier run left behind that was killed itself.
+fn remove_stale() {
+    let is_stale = |name: &str| {
+        let owner = name.strip_prefix(OURS).and_then(|rest| rest.split('-').next());
+        let owner = owner.and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+        owner.is_some_and(|pid| test_kill_process(pid).is_err())
+    };
+    let list = Command::new("ip").args(["netns", "list"]).output();
+    let list = list.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    list.lines().filter_map(|line| line.split(' ').next()).filter(|name| is_stale(name)).for_each(remove);
+    let folders = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    for folder in folders.filter(|folder| folder.file_name().to_str().is_some_and(is_stale)) {
+        for disk in fs::read_dir(folder.path()).into_iter().flatten().flatten() {
+            if disk.file_name().to_str().is_some_and(|name| name.starts_with("disk-")) {
+                unmount(&disk.path());
+            }
+        }
+        let _ = fs::remove_dir_all(folder.path());
+    }
+}
+
+fn unmount(disk: &Path) {
+    let _ = Command::new("umount").arg("-l").arg(disk).stderr(Stdio::null()).status();
 }
 
 impl Drop for Host {
@@ -57,7 +93,7 @@ impl Drop for Host {
             let _ = child.wait();
         }
         if !self.disk.as_os_str().is_empty() {
-            let _ = Command::new("umount").arg("-l").arg(&self.disk).status();
+            unmount(&self.disk);
         }
     }
 }
@@ -65,10 +101,12 @@ impl Drop for Host {
 impl Hosts {
     /// The reason why there are none, where this user or this machine can't have them.
     pub(crate) fn start(count: usize, seed: u64) -> Result<Self, String> {
-        let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+        remove_stale();
+        let prefix = format!("{OURS}{}-", std::process::id());
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir().map_err(|error| error.to_string())?;
         let mut namespaces = Namespaces(Vec::new());
         for host in 0..count {
-            let name = format!("leasehold-real-{}-{host}", std::process::id());
+            let name = format!("{OURS}{}-{host}", std::process::id());
             ip(&format!("netns add {name}"))?;
             namespaces.0.push(name.clone());
             ip(&format!("-n {name} link set lo up"))?;

@@ -117,6 +117,8 @@ pub struct Belief {
     pub seen: Duration,
     /// When it was found to be over.
     pub over: Option<Duration>,
+    /// From when to when it did not believe in between: its clock went back behind its deadline, before it noticed either.
+    pub gaps: Vec<(Duration, Duration)>,
     /// The reasons that its holder was told, each time it asked.
     pub told: Vec<LossReason>,
     /// When it was told so first.
@@ -137,8 +139,20 @@ impl Belief {
         (from, seen): (Duration, Duration),
     ) -> Self {
         let lease_id = LeaseId::from_bits(token.get().into());
-        let (over, told, told_at, given_up) = (None, Vec::new(), None, false);
-        Self { agent, name, lease_id, token, mode, from, seen, over, told, told_at, given_up }
+        let (over, gaps, told, told_at, given_up) = (None, Vec::new(), Vec::new(), None, false);
+        Self { agent, name, lease_id, token, mode, from, seen, over, gaps, told, told_at, given_up }
+    }
+
+    /// Whether it was found to believe at this moment, or before it and after it without a gap.
+    #[must_use]
+    pub fn is_at(&self, at: Duration) -> bool {
+        let doubted = self.gaps.iter().any(|(from, until)| (*from..*until).contains(&at));
+        self.from <= at && at <= self.seen && !doubted
+    }
+
+    /// When it began, and began again.
+    pub fn beginnings(&self) -> impl Iterator<Item = Duration> + '_ {
+        std::iter::once(self.from).chain(self.gaps.iter().map(|(_, until)| *until))
     }
 
     /// Whether it may not be beside a lease of this mode on this name.

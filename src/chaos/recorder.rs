@@ -92,6 +92,7 @@ impl Recorder {
             from: now,
             seen: now,
             over: None,
+            gaps: Vec::new(),
             told: Vec::new(),
             told_at: None,
             given_up: false,
@@ -135,7 +136,7 @@ impl Recorder {
             let lease = lease.upgrade();
             if lease.as_ref().is_some_and(|lease| lease.held().peek()) {
                 belief.seen = now;
-                belief.over = None;
+                belief.gaps.extend(belief.over.take().map(|over| (over, now)));
             } else {
                 belief.over.get_or_insert(now);
             }

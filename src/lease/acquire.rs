@@ -336,12 +336,14 @@ impl Spec {
             lock_delay_ms: self.lock_delay_ms,
         });
         let sent = self.now();
-        let outcome = self.ask_until_answered(&request, &mut abandon).await?;
+        let (outcome, only_copy) = self.ask_until_answered(&request, &mut abandon).await?;
         match outcome {
-            Outcome::Granted { token } if self.now().since(sent) < self.ttl / 3 => {
-                Ok(Tried::Got(self.hold(id, token, sent, abandon)))
+            Outcome::Granted { token } => {
+                match only_copy.filter(|sent| self.now().since(*sent) < self.ttl / 3) {
+                    Some(sent) => Ok(Tried::Got(self.hold(id, token, sent, abandon))),
+                    None => self.confirm(id, token, abandon).await,
+                }
             }
-            Outcome::Granted { token } => self.confirm(id, token, abandon).await,
             Outcome::Waiting { position } => {
                 if let Some(token) = self.holding.own.held(&self.name).filter(|_| !self.behind_own) {
                     // Leases that share a name, with somebody else between them: it would wait for itself as well.
@@ -402,13 +404,16 @@ impl Spec {
         }
     }
 
+    /// The outcome, and when the request was sent, if no earlier copy can have been taken. Else the grant may be an old one,
+    /// and how old is for a clock to say that nobody has read meanwhile: it may have gone back. A renewal says it anew.
     async fn ask_until_answered(
         &self,
         request: &Request,
         abandon: &mut Abandon,
-    ) -> Result<Outcome, AcquireError> {
+    ) -> Result<(Outcome, Option<Moment>), AcquireError> {
         let mut sent_before = false;
         loop {
+            let sent = self.now();
             let name = self.name.clone();
             let Some(left) = self.left(ASK_AT_MOST) else {
                 let detail = format!("no leader answered within {:?}", self.within.unwrap_or_default());
@@ -421,7 +426,7 @@ impl Spec {
             let answered = self.holding.requester.ask(request, left).await;
             sent_before |= answered.repeated;
             match answered.response {
-                Response::Outcome(outcome) => return Ok(outcome),
+                Response::Outcome(outcome) => return Ok((outcome, (!sent_before).then_some(sent))),
                 Response::Failed(Failure::Unknown(detail)) => {
                     sent_before = true;
                     tracing::debug!(name = %self.name, detail, "asking again");

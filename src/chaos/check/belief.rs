@@ -16,27 +16,34 @@ pub fn l1(history: &History) -> Vec<Violation> {
         return Vec::new();
     }
     let mut found = Vec::new();
-    for (at, later) in history.beliefs.iter().enumerate() {
-        // An overlap is there at the beginning of the later of the two, or not at all: what was lost never comes back.
-        let there = |earlier: &&Belief| {
-            earlier.seen >= later.from
-                && earlier.name == later.name
-                && history.is_bounded_at(earlier, later.from)
+    // An overlap is there when one of the two begins, or not at all.
+    let beginnings = history.beliefs.iter().enumerate();
+    for (number, at) in beginnings.flat_map(|(number, one)| one.beginnings().map(move |at| (number, at))) {
+        let Some(beginner) = history.beliefs.get(number) else { continue };
+        // One that begins for the first time does so by right; one that begins again does so by its clock.
+        if at > beginner.from && !history.is_bounded_at(beginner, at) {
+            continue;
+        }
+        let there = |(place, other): &(usize, &Belief)| {
+            let began_before = other.from < at || *place < number;
+            let differs = other.token != beginner.token && other.name == beginner.name;
+            differs && began_before && other.is_at(at) && history.is_bounded_at(other, at)
         };
-        let others: Vec<&Belief> = history.beliefs.iter().take(at).filter(there).collect();
-        for other in others.iter().filter(|other| other.excludes(&later.name, later.mode)) {
+        let others: Vec<_> =
+            history.beliefs.iter().enumerate().filter(there).map(|(_, other)| other).collect();
+        for other in others.iter().filter(|other| other.excludes(&beginner.name, beginner.mode)) {
             let text = format!(
                 "agent {} believes in {} with token {}, and agent {} still does with token {}",
-                later.agent, later.name, later.token, other.agent, other.token
+                beginner.agent, beginner.name, beginner.token, other.agent, other.token
             );
-            found.push(Violation::new("L1", later.from, text));
+            found.push(Violation::new("L1", at, text));
         }
-        if let Mode::Permits { of } = later.mode
+        if let Mode::Permits { of } = beginner.mode
             && others.len() as u64 >= u64::from(of)
         {
-            let text =
-                format!("{} believe in a permit of {} of which there are {of}", others.len() + 1, later.name);
-            found.push(Violation::new("L1", later.from, text));
+            let (count, name) = (others.len() + 1, &beginner.name);
+            let text = format!("{count} believe in a permit of {name} of which there are {of}");
+            found.push(Violation::new("L1", at, text));
         }
     }
     found
@@ -56,13 +63,11 @@ pub fn l4(history: &History) -> Vec<Violation> {
         match &changed.change.kind {
             ChangeKind::Granted { ttl, .. } => drop(granted.insert(id, (at, *ttl))),
             ChangeKind::Ended { name, token, how, .. } => {
-                // At its end; or since a moment after it, unless it was over when it was handed out.
+                // At its end; or it begins after it, unless it was over when it was handed out.
                 let believes = |belief: &&Belief| {
-                    let there = match belief.from > at {
-                        true => belief.over != Some(belief.from),
-                        false => belief.seen >= at,
-                    };
-                    belief.lease_id == id && there && history.is_bounded_at(belief, belief.from.max(at))
+                    let is_at = |at| belief.is_at(at) && history.is_bounded_at(belief, at);
+                    let begins = |from: &Duration| *from > at && belief.over != Some(*from);
+                    belief.lease_id == id && (is_at(at) || belief.beginnings().filter(begins).any(is_at))
                 };
                 if let Some(belief) = history.beliefs.iter().find(believes) {
                     let text = format!(
@@ -102,7 +107,7 @@ pub fn l5(history: &History) -> Vec<Violation> {
     for (index, at, changed) in history.changes() {
         let ChangeKind::Granted { name, token, .. } = &changed.change.kind else { continue };
         for belief in &history.beliefs {
-            let there = belief.token < *token && belief.from <= at && belief.seen >= at;
+            let there = belief.token < *token && belief.is_at(at);
             if there && belief.excludes(name, changed.mode) && history.is_bounded_at(belief, at) {
                 let text = format!(
                     "entry {index} grants {name} with token {token}, and agent {} believes in its lease with token {}",
@@ -206,6 +211,18 @@ mod tests {
         // It was lost on its way: nobody believed.
         history.beliefs[0].over = Some(from);
         assert_eq!(l4(&history), []);
+    }
+
+    #[test]
+    fn a_belief_that_begins_again_is_looked_at_again() {
+        let mut history = example();
+        // The first holder's clock is behind its deadline again, and the second believes meanwhile.
+        history.beliefs[0].seen = 23 * S;
+        history.beliefs[0].gaps = vec![(19 * S, 22 * S)];
+        assert_eq!((l1(&history).len(), l4(&history).len(), l5(&history).len()), (1, 1, 0));
+        history.beliefs[0].gaps = vec![(19 * S, 26 * S)];
+        history.beliefs[0].seen = 26 * S;
+        assert_eq!((l1(&history).len(), l4(&history).len()), (0, 1), "the second has ended by then");
     }
 
     #[test]

@@ -89,6 +89,7 @@ pub(crate) fn belief(agent: usize, name: &str, bits: u64, from: Duration, seen: 
         from,
         seen,
         over: Some(seen + Duration::from_nanos(1)),
+        gaps: Vec::new(),
         told: vec![LossReason::Released],
         told_at: Some(seen + Duration::from_nanos(1)),
         given_up: true,

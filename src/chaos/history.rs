@@ -356,11 +356,13 @@ impl History {
     #[must_use]
     pub fn is_bounded_at(&self, belief: &Belief, at: Duration) -> bool {
         let of_agent = || self.disturbances.iter().filter(|it| it.agents.contains(&belief.agent));
+        // The longest there is, if the log does not know it.
+        let ttl = || self.ttl_of(&belief.lease_id).unwrap_or(crate::limits::TTL_MAX);
         let excuses = |jump: &Disturbance| {
             let mut read_again = jump.from + NOTICED;
             let mut stood_still = false;
             // They come in the order of their beginnings, so that one that goes on from another lengthens it.
-            for pause in of_agent().filter(|it| matches!(it.label, "pause" | "suspend")) {
+            for pause in self.disturbances.iter().filter(|it| it.stops(belief.agent)) {
                 if pause.from <= read_again && pause.until >= jump.from {
                     stood_still = true;
                     read_again = read_again.max(pause.until + NOTICED);
@@ -369,18 +371,25 @@ impl History {
             let unnoticed = jump.label == "clock back a little" || jump.label == "clock back" && stood_still;
             // It may have been asked for before the jump, and handed out after it.
             let meanwhile = jump.from <= at && jump.from + NOTICED >= belief.from;
-            unnoticed && meanwhile && at <= read_again + self.ttl_of(&belief.lease_id)
+            unnoticed && meanwhile && at <= read_again + ttl()
         };
         self.drift_bounded && !of_agent().any(excuses)
     }
 
-    /// The ttl with which it was granted; the longest there is, if it never was.
-    fn ttl_of(&self, id: &LeaseId) -> Duration {
+    /// The ttl with which it was granted; nothing if it never was.
+    pub(super) fn ttl_of(&self, id: &LeaseId) -> Option<Duration> {
         let ttl = |changed: &Changed| match changed.change.kind {
             ChangeKind::Granted { ttl, .. } if changed.lease_id == *id => Some(ttl),
             _ => None,
         };
-        self.changes().find_map(|(_, _, changed)| ttl(changed)).unwrap_or(crate::limits::TTL_MAX)
+        self.changes().find_map(|(_, _, changed)| ttl(changed))
+    }
+}
+
+impl Disturbance {
+    /// Whether it makes this agent's process stand still.
+    pub(super) fn stops(&self, agent: usize) -> bool {
+        matches!(self.label, "pause" | "suspend") && self.agents.contains(&agent)
     }
 }
 

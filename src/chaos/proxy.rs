@@ -25,7 +25,10 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,7 +40,10 @@ use tokio::{
     },
 };
 
-use super::kernel::{Chance, Share, Stream};
+use super::{
+    kernel::{Chance, Share, Stream},
+    world::lock,
+};
 use crate::{
     runtime::{self, watch},
     tasks::Tasks,
@@ -72,7 +78,7 @@ type Lines = BTreeMap<(String, String), Line>;
 
 struct Shared {
     seed: u64,
-    connections: Mutex<u64>,
+    connections: AtomicU64,
     lines: watch::Sender<Lines>,
     /// Counts the times at which everything was reset.
     resets: watch::Sender<u64>,
@@ -85,10 +91,6 @@ pub struct FaultProxy {
     agents: Mutex<Vec<String>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl FaultProxy {
     /// A proxy before nobody yet; on the tokio runtime that this is called on.
     ///
@@ -98,7 +100,7 @@ impl FaultProxy {
     pub fn new(seed: u64) -> Self {
         let (lines, _) = watch::channel(Lines::new());
         let (resets, _) = watch::channel(0);
-        let shared = Arc::new(Shared { seed, connections: Mutex::new(0), lines, resets });
+        let shared = Arc::new(Shared { seed, connections: AtomicU64::new(0), lines, resets });
         Self { shared, tasks: Tasks::new(), agents: Mutex::default() }
     }
 
@@ -119,11 +121,7 @@ impl FaultProxy {
                     runtime::sleep(BREATH).await;
                     continue;
                 };
-                let number = {
-                    let mut connections = lock(&shared.connections);
-                    *connections += 1;
-                    *connections
-                };
+                let number = shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
                 let (shared, agent, listens) = (shared.clone(), agent.clone(), listens.clone());
                 tasks.spawn(async move { connect(&shared, number, caller, agent, &listens).await });
             }
@@ -139,20 +137,21 @@ impl FaultProxy {
 
     /// From now on what anybody says to anybody fares like this, of those before whom the proxy stands.
     pub fn set_all(&self, line: Line) {
-        let agents = lock(&self.agents).clone();
-        self.shared.lines.send_modify(|lines| {
-            for (from, to) in pairs(&agents) {
-                lines.insert((from, to), line);
-            }
-        });
+        self.set_where(line, |_, _| true);
     }
 
     /// Cuts this one off from all the others before whom the proxy stands, in both directions.
     pub fn isolate(&self, agent: &str) {
+        self.set_where(Line::cut(), |from, to| from == agent || to == agent);
+    }
+
+    fn set_where(&self, line: Line, concerns: impl Fn(&str, &str) -> bool) {
         let agents = lock(&self.agents).clone();
         self.shared.lines.send_modify(|lines| {
-            for (from, to) in pairs(&agents).filter(|(from, to)| from == agent || to == agent) {
-                lines.insert((from, to), Line::cut());
+            for (from, to) in agents.iter().flat_map(|from| agents.iter().map(move |to| (from, to))) {
+                if from != to && concerns(from, to) {
+                    lines.insert((from.clone(), to.clone()), line);
+                }
             }
         });
     }
@@ -178,11 +177,6 @@ impl std::fmt::Debug for FaultProxy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FaultProxy").field("agents", &*lock(&self.agents)).finish_non_exhaustive()
     }
-}
-
-fn pairs(agents: &[String]) -> impl Iterator<Item = (String, String)> {
-    let each = |from: &String| agents.iter().map(move |to| (from.clone(), to.clone())).collect::<Vec<_>>();
-    agents.iter().flat_map(each).filter(|(from, to)| from != to)
 }
 
 /// One connection, from its first byte to its end.

@@ -83,20 +83,8 @@ impl Recorder {
         self.look(|other| *other == name);
         let mut pages = self.pages();
         let number = pages.history.beliefs.len();
-        pages.history.beliefs.push(Belief {
-            agent,
-            name,
-            lease_id: lease.id(),
-            token: lease.token(),
-            mode,
-            from: now,
-            seen: now,
-            over: None,
-            gaps: Vec::new(),
-            told: Vec::new(),
-            told_at: None,
-            given_up: false,
-        });
+        let belief = Belief::seen(agent, name, lease.token(), mode, (now, now));
+        pages.history.beliefs.push(Belief { lease_id: lease.id(), ..belief });
         // One that was lost on its way is none.
         if lease.held().peek() {
             pages.held.push((number, Arc::downgrade(lease)));

@@ -9,11 +9,16 @@ use std::{
     process::{Command, Stdio},
 };
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Process, leasehold, until};
+use crate::{
+    harness::{Process, leasehold, until},
+    namespaces,
+};
+
+/// How the names of namespaces begin.
+const OURS: &str = "leasehold-";
 
 const HOSTS: usize = 3;
 const PORT: u16 = 7101;
@@ -50,8 +55,8 @@ fn ip<S: AsRef<OsStr>>(args: &[S]) -> bool {
 impl Hosts {
     /// The reason why there are none, where this user or this machine can't have them.
     fn build() -> Result<Self, String> {
-        remove_stale();
-        let hosts = Self { own: format!("leasehold-{}", std::process::id()) };
+        namespaces::remove_stale(OURS);
+        let hosts = Self { own: format!("{OURS}{}", std::process::id()) };
         let hub = hosts.hub();
         let run = |args: &str| {
             let args: Vec<&str> = args.split(' ').collect();
@@ -117,8 +122,8 @@ impl Hosts {
 
 impl Drop for Hosts {
     fn drop(&mut self) {
-        let names: Vec<String> = (0..HOSTS).map(|host| self.name(host)).chain([self.hub()]).collect();
-        remove(&names);
+        let names = (0..HOSTS).map(|host| self.name(host)).chain([self.hub()]);
+        names.for_each(|name| namespaces::remove(&name));
     }
 }
 
@@ -128,37 +133,6 @@ fn address(host: usize) -> String {
 
 fn agent_at(host: usize) -> String {
     format!("{}:{PORT}", address(host))
-}
-
-/// The namespaces, and every process in them.
-fn remove(names: &[String]) {
-    for name in names {
-        for _ in 0..100 {
-            let pids = Command::new("ip").args(["netns", "pids", name]).output();
-            let pids = pids.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-            let pids = pids.unwrap_or_default();
-            if pids.trim().is_empty() {
-                break;
-            }
-            for pid in pids.lines().filter_map(|pid| pid.trim().parse().ok()).filter_map(Pid::from_raw) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
-        }
-        ip(&["netns", "del", name]);
-    }
-}
-
-/// What an earlier test of this kind left behind that was killed itself.
-fn remove_stale() {
-    let list = Command::new("ip").args(["netns", "list"]).output();
-    let list = list.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let is_stale = |name: &&str| {
-        let owner = name.strip_prefix("leasehold-").and_then(|rest| rest.split('-').next());
-        let owner = owner.and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
-        owner.is_some_and(|pid| test_kill_process(pid).is_err())
-    };
-    let names = list.lines().filter_map(|line| line.split(' ').next()).filter(is_stale);
-    remove(&names.map(str::to_owned).collect::<Vec<_>>());
 }
 
 /// A `run` on a host, and what its command writes down.

@@ -20,6 +20,8 @@ mod guarding;
 mod harness;
 mod late_guard;
 mod manual;
+#[path = "../common/namespaces.rs"]
+mod namespaces;
 mod run;
 mod solo;
 mod streams;

@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::{
+    namespaces,
     switch::{Switch, address, ip},
     worker::WORKER,
 };
@@ -44,33 +45,17 @@ fn agent_at(host: usize) -> String {
 
 impl Drop for Namespaces {
     fn drop(&mut self) {
-        self.0.iter().for_each(|name| remove(name));
+        self.0.iter().for_each(|name| namespaces::remove(name));
     }
 }
 
 /// How the names of namespaces and folders begin; the process's number follows.
 const OURS: &str = "leasehold-real-";
 
-/// A namespace, and every process in it.
-fn remove(name: &str) {
-    let pids = Command::new("ip").args(["netns", "pids", name]).output();
-    let pids = pids.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    for pid in pids.lines().filter_map(|pid| pid.trim().parse().ok()).filter_map(Pid::from_raw) {
-        let _ = kill_process(pid, Signal::KILL);
-    }
-    let _ = ip(&format!("netns del {name}"));
-}
-
 /// What an earlier run left behind that was killed itself.
 fn remove_stale() {
-    let is_stale = |name: &str| {
-        let owner = name.strip_prefix(OURS).and_then(|rest| rest.split('-').next());
-        let owner = owner.and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
-        owner.is_some_and(|pid| test_kill_process(pid).is_err())
-    };
-    let list = Command::new("ip").args(["netns", "list"]).output();
-    let list = list.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    list.lines().filter_map(|line| line.split(' ').next()).filter(|name| is_stale(name)).for_each(remove);
+    namespaces::remove_stale(OURS);
+    let is_stale = |name: &str| namespaces::is_stale(OURS, name);
     let folders = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
     for folder in folders.filter(|folder| folder.file_name().to_str().is_some_and(is_stale)) {
         for disk in fs::read_dir(folder.path()).into_iter().flatten().flatten() {
@@ -92,9 +77,7 @@ impl Drop for Host {
             let _ = child.kill();
             let _ = child.wait();
         }
-        if !self.disk.as_os_str().is_empty() {
-            unmount(&self.disk);
-        }
+        unmount(&self.disk);
     }
 }
 
@@ -213,7 +196,7 @@ impl Hosts {
         }
     }
 
-    /// Waits until every agent knows a leader, which is the same for all.
+    /// Waits until a leader answers through every agent.
     pub(crate) fn wait_settled(&self) {
         let began = Instant::now();
         while !(0..self.count()).all(|host| self.is_led(host)) {

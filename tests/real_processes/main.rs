@@ -14,6 +14,8 @@
 )]
 
 mod hosts;
+#[path = "../common/namespaces.rs"]
+mod namespaces;
 mod switch;
 mod worker;
 
@@ -309,7 +311,7 @@ fn gather(dir: &Path) -> History {
     history
 }
 
-/// Each name is granted to someone who asked after this moment, or held from before and granted after it.
+/// Each name is granted to somebody after this moment.
 fn wait_granted(hosts: &Hosts, mended: u64) {
     let began = Instant::now();
     loop {

@@ -33,31 +33,13 @@ pub(crate) struct Way {
     pub(crate) delay_max: Duration,
 }
 
+/// In the order in which they are due; no two have the same number.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Queued {
     due: Instant,
     number: u64,
     to: usize,
     packet: Vec<u8>,
-}
-
-impl PartialEq for Queued {
-    fn eq(&self, other: &Self) -> bool {
-        (self.due, self.number) == (other.due, other.number)
-    }
-}
-
-impl Eq for Queued {}
-
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Queued {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.due, self.number).cmp(&(other.due, other.number))
-    }
 }
 
 struct Shared {

@@ -80,19 +80,13 @@ pub(crate) fn ended(history: &mut History, index: u64, at: Duration, name: &str,
 }
 
 pub(crate) fn belief(agent: usize, name: &str, bits: u64, from: Duration, seen: Duration) -> Belief {
+    let over = seen + Duration::from_nanos(1);
     Belief {
-        agent,
-        name: Name::new(name).unwrap(),
-        lease_id: id(bits),
-        token: token(bits),
-        mode: Mode::Exclusive,
-        from,
-        seen,
-        over: Some(seen + Duration::from_nanos(1)),
-        gaps: Vec::new(),
+        over: Some(over),
         told: vec![LossReason::Released],
-        told_at: Some(seen + Duration::from_nanos(1)),
+        told_at: Some(over),
         given_up: true,
+        ..Belief::seen(agent, Name::new(name).unwrap(), token(bits), Mode::Exclusive, (from, seen))
     }
 }
 

@@ -49,7 +49,7 @@ pub fn l3(history: &History) -> Vec<Violation> {
             found.push(Violation::new("L3", belief.from, text));
         }
     }
-    let states = states(history);
+    let (states, nobody) = (states(history), [State::default()]);
     for call in &history.calls {
         let Some(ended) = call.ended else { continue };
         match &call.answer {
@@ -61,7 +61,7 @@ pub fn l3(history: &History) -> Vec<Violation> {
                 found.push(Violation::new("L3", ended, text));
             }
             Answered::Holder(answer) => {
-                let states = states.get(&call.name).map_or(&[][..], Vec::as_slice);
+                let states = states.get(&call.name).map_or(&nobody[..], Vec::as_slice);
                 if let Some(wrong) = wrong_reading(states, call, ended, *answer) {
                     let text = format!("of {} asked at {:?}: {wrong}", call.name, call.began);
                     found.push(Violation::new("L3", ended, text));
@@ -75,15 +75,18 @@ pub fn l3(history: &History) -> Vec<Violation> {
 
 /// Who held a name after an entry that changed that, until the next one: from when that entry was applied anywhere.
 #[derive(Default)]
-struct State {
+pub(super) struct State {
+    pub(super) index: u64,
     from: Duration,
-    holders: BTreeSet<Token>,
+    pub(super) holders: BTreeSet<Token>,
 }
 
 /// For each name, in the order of the log, from when nobody held it.
-fn states(history: &History) -> BTreeMap<&Name, Vec<State>> {
-    let mut states: BTreeMap<&Name, Vec<State>> = BTreeMap::new();
-    for entry in history.log.values() {
+pub(super) type States<'a> = BTreeMap<&'a Name, Vec<State>>;
+
+pub(super) fn states(history: &History) -> States<'_> {
+    let mut states = States::new();
+    for (index, entry) in &history.log {
         let mut after: BTreeMap<&Name, BTreeSet<Token>> = BTreeMap::new();
         for changed in &entry.changes {
             let Some(name) = changed.change.kind.name() else { continue };
@@ -97,7 +100,7 @@ fn states(history: &History) -> BTreeMap<&Name, Vec<State>> {
         }
         for (name, holders) in after {
             let all = states.entry(name).or_insert_with(|| vec![State::default()]);
-            all.push(State { from: entry.at, holders });
+            all.push(State { index: *index, from: entry.at, holders });
         }
     }
     states
@@ -107,26 +110,17 @@ fn states(history: &History) -> BTreeMap<&Name, Vec<State>> {
 /// ended, by whoever answered. So the answer is one of the states that were there in between; an entry that hands a name
 /// over leaves no moment at which nobody has it.
 fn wrong_reading(states: &[State], call: &Call, ended: Duration, answer: Option<Token>) -> Option<String> {
-    let nobody = State::default();
-    let mut meanwhile = Vec::new();
-    for (at, state) in states.iter().enumerate() {
-        let goes_on = states.get(at + 1).is_none_or(|next| next.from >= call.began);
-        if goes_on && state.from <= ended {
-            meanwhile.push(state);
-        }
-    }
-    if states.is_empty() {
-        meanwhile.push(&nobody);
-    }
-    let is_true = |state: &&State| match answer {
-        Some(token) => state.holders.contains(&token),
-        None => state.holders.is_empty(),
+    let goes_on = |at: usize| states.get(at + 1).is_none_or(|next| next.from >= call.began);
+    let meanwhile = states.iter().enumerate().filter(|(at, state)| goes_on(*at) && state.from <= ended);
+    let had: Vec<_> = meanwhile.map(|(_, state)| &state.holders).collect();
+    let is_true = |holders: &&BTreeSet<Token>| match answer {
+        Some(token) => holders.contains(&token),
+        None => holders.is_empty(),
     };
-    if meanwhile.iter().any(is_true) {
+    if had.iter().any(is_true) {
         return None;
     }
     let answer = answer.map_or("nobody".to_owned(), |token| format!("token {token}"));
-    let had: Vec<_> = meanwhile.iter().map(|state| &state.holders).collect();
     Some(format!("the answer was {answer}, and meanwhile it was held by {had:?}"))
 }
 

@@ -5,14 +5,16 @@ use std::{
     time::Duration,
 };
 
-use super::Violation;
+use super::{
+    Violation,
+    log::{State, States, states},
+};
 use crate::{
     change::{Change, ChangeKind},
-    chaos::history::{Answered, Asked, Belief, Disturbance, History, Life, Stint, Watcher},
+    chaos::history::{Answered, Asked, Belief, History, Life, Stint, Watcher},
     holder::HolderInfo,
     name::Name,
     session::LossReason,
-    token::Token,
 };
 
 /// A holder is told one reason, however often it asks, and one that is true. A watcher is told every change after the index
@@ -20,11 +22,10 @@ use crate::{
 #[must_use]
 pub fn l10(history: &History) -> Vec<Violation> {
     let mut found = Vec::new();
-    let (mut ends, mut ttls) = (BTreeMap::new(), BTreeMap::new());
+    let mut ends = BTreeMap::new();
     let mut revocations = BTreeMap::new();
     for (_, at, changed) in history.changes() {
         match &changed.change.kind {
-            ChangeKind::Granted { ttl, .. } => drop(ttls.insert(changed.lease_id, *ttl)),
             ChangeKind::Ended { .. } => drop(ends.entry(changed.lease_id).or_insert(at)),
             ChangeKind::Revoked { token, by, reason, heir, .. } => {
                 revocations.insert(*token, (by.clone(), reason.clone(), heir.clone()));
@@ -55,7 +56,7 @@ pub fn l10(history: &History) -> Vec<Violation> {
                 disturbance.label.starts_with("clock back") && disturbance.agents.contains(&belief.agent)
             }),
             LossReason::ExpiredWithoutContact { ttl } => {
-                ttls.get(&belief.lease_id) == Some(ttl) && is_without_contact(history, belief, *ttl)
+                history.ttl_of(&belief.lease_id) == Some(*ttl) && is_without_contact(history, belief, *ttl)
             }
             LossReason::Released => belief.given_up,
             // It has stopped; so its process ended, and another one was started.
@@ -75,10 +76,11 @@ pub fn l10(history: &History) -> Vec<Violation> {
         }
     }
     found.extend(silence(history));
+    let states = states(history);
     for (number, watcher) in history.watchers.iter().enumerate() {
         let fault =
             |(at, text): (Duration, String)| Violation::new("L10", at, format!("watcher {number}: {text}"));
-        found.extend(watched(history, watcher).map(fault));
+        found.extend(watched(history, &states, watcher).map(fault));
         found.extend(watcher.stints.iter().filter_map(|stint| unheard(history, watcher, stint)).map(fault));
     }
     found
@@ -135,12 +137,11 @@ fn lives_on(history: &History, belief: &Belief, until: Duration) -> bool {
 
 /// Whether the agent's process stood still at some moment between so long before this one and so long after it.
 fn stood_still(history: &History, agent: usize, at: Duration, around: Duration) -> bool {
-    let still = |it: &Disturbance| matches!(it.label, "pause" | "suspend") && it.agents.contains(&agent);
-    history.disturbances.iter().any(|it| still(it) && it.until + around >= at && it.from <= at + around)
+    history.disturbances.iter().any(|it| it.stops(agent) && it.until + around >= at && it.from <= at + around)
 }
 
 /// What a watcher was told that is not what came next in the log.
-fn watched(history: &History, watcher: &Watcher) -> Option<(Duration, String)> {
+fn watched(history: &History, states: &States<'_>, watcher: &Watcher) -> Option<(Duration, String)> {
     let mut expected = history.changes().map(|(_, _, changed)| &changed.change).peekable();
     let mut told_upto = watcher.after;
     let skip = |expected: &mut std::iter::Peekable<_>, upto: u64| {
@@ -153,7 +154,7 @@ fn watched(history: &History, watcher: &Watcher) -> Option<(Duration, String)> {
             if change.index < told_upto {
                 return fault(format!("the present at {}, and it was at {told_upto}", change.index));
             }
-            if let Some(wrong) = wrong_present(history, change.index, held, *complete) {
+            if let Some(wrong) = wrong_present(states, change.index, held, *complete) {
                 return fault(format!("the present at {}: {wrong}", change.index));
             }
             skip(&mut expected, change.index);
@@ -171,20 +172,15 @@ fn watched(history: &History, watcher: &Watcher) -> Option<(Duration, String)> {
 
 /// What is not as the log has it after this entry.
 fn wrong_present(
-    history: &History,
+    states: &States<'_>,
     index: u64,
     held: &[(Name, HolderInfo)],
     complete: bool,
 ) -> Option<String> {
-    let mut holders: BTreeMap<&Name, BTreeSet<Token>> = BTreeMap::new();
-    for (_, _, changed) in history.changes().take_while(|(at, _, _)| *at <= index) {
-        match &changed.change.kind {
-            ChangeKind::Granted { name, token, .. } => drop(holders.entry(name).or_default().insert(*token)),
-            ChangeKind::Ended { name, token, .. } => drop(holders.entry(name).or_default().remove(token)),
-            _ => {}
-        }
-    }
-    holders.retain(|_, tokens| !tokens.is_empty());
+    let then =
+        |states: &Vec<State>| states.iter().rfind(|state| state.index <= index).map(|it| it.holders.clone());
+    let holders = states.iter().filter_map(|(name, states)| Some((*name, then(states)?)));
+    let holders: BTreeMap<_, _> = holders.filter(|(_, tokens)| !tokens.is_empty()).collect();
     for (name, info) in held {
         let Some(tokens) = holders.get(name) else { return Some(format!("nobody held {name}")) };
         if !tokens.contains(&info.token) || info.holders != tokens.len() as u64 {
@@ -222,7 +218,10 @@ fn unheard(history: &History, watcher: &Watcher, stint: &Stint) -> Option<(Durat
 mod tests {
     use super::*;
     use crate::{
-        chaos::check::example::{S, call, example, id, token},
+        chaos::{
+            check::example::{S, call, example, id, token},
+            history::Disturbance,
+        },
         name::AgentName,
     };
 

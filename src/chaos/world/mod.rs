@@ -21,9 +21,12 @@ mod site;
 pub(crate) mod tests;
 mod weather;
 
-pub(crate) use self::fleet::{Fleet, Setup, machine};
 pub use self::{
     disk::{DiskFault, DiskPace},
     fault::Fault,
     weather::Weather,
+};
+pub(crate) use self::{
+    fleet::{Fleet, Setup, machine},
+    network::lock,
 };

@@ -41,6 +41,7 @@ mod mode;
 #[cfg(test)]
 mod model;
 mod name;
+mod plan;
 mod provider;
 mod raft;
 mod replica;

@@ -14,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::limits::DECODED_BYTES_MAX;
 
 /// The version of every stored and sent form, the first byte of each.
-pub(crate) const FORMAT_VERSION: u8 = 2;
+pub(crate) const FORMAT_VERSION: u8 = 3;
 
 /// Bytes that are not what they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    limits::{ADDRESS_BYTES_MAX, FOUNDERS_MAX, TTL_MAX},
+    limits::{ADDRESS_BYTES_MAX, FOUNDERS_MAX, TTL_MAX, VOTERS_MAX},
     name::NameError,
     time::Drift,
 };
@@ -198,9 +198,35 @@ pub enum ConfigFault {
     },
     /// No founders.
     #[error(
-        "no founders; call founders([…]) with the same list of addresses on every agent, this one's among them"
+        "neither founders nor members to join; call founders([…]) with the same list of addresses on every agent that forms the cluster, this one's among them, or join([…]) with addresses of members of one that is there"
     )]
     NoFounders,
+    /// Both.
+    #[error(
+        "founders and members to join; an agent forms the cluster with the founders, or joins one that is there: give one of the two"
+    )]
+    FoundersAndJoin,
+    /// A founder that doesn't want to vote.
+    #[error("an observer among the founders; all founders vote, so let it join([…]) them instead")]
+    ObserverFounds,
+    /// The number of voters is out of its bounds.
+    #[error("voters_max is {voters_max}; it must be from 1 to {VOTERS_MAX}, and 3 or 5 is wise")]
+    VotersMax {
+        /// What was asked.
+        voters_max: usize,
+    },
+    /// A member would be replaced before it can have been heard.
+    #[error(
+        "dead_after is {dead_after:?}; it must be at least {least:?} (ten of the longest election timeouts), and not longer than forget_after, {forget_after:?}"
+    )]
+    DeadAfter {
+        /// What was asked.
+        dead_after: Duration,
+        /// The shortest allowed.
+        least: Duration,
+        /// After what silence an observer is removed.
+        forget_after: Duration,
+    },
     /// Too many founders.
     #[error("{count} founders, the most are {FOUNDERS_MAX}; let 3 or 5 found the cluster")]
     TooManyFounders {

@@ -1,10 +1,14 @@
 //! What can go wrong: one enum for each kind of call. Each variant says whether something may have happened.
 
 mod access;
+mod members;
 
 use std::time::Duration;
 
-pub use self::access::{AccessError, WriteLost};
+pub use self::{
+    access::{AccessError, WriteLost},
+    members::MemberError,
+};
 use crate::{
     config::{ConfigError, TtlError},
     holder::HolderInfo,
@@ -44,6 +48,9 @@ pub enum Error {
     /// A lease was not revoked, or not handed over by hand.
     #[error(transparent)]
     Revoke(#[from] RevokeError),
+    /// See [`MemberError`].
+    #[error(transparent)]
+    Member(#[from] MemberError),
     /// A question was not answered.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -162,6 +169,24 @@ pub enum StartError {
         by: String,
         /// The cluster.
         cluster: ClusterId,
+    },
+    /// The members to join have another timing.
+    #[error(
+        "the timing of the member at {at} is another one: {detail}; give all agents of a cluster the same"
+    )]
+    TimingDiffers {
+        /// Its address.
+        at: String,
+        /// Both.
+        detail: String,
+    },
+    /// The cluster's leader does not list this agent as a member.
+    #[error("cluster {cluster} does not take this agent: {detail}")]
+    NotListed {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The leader's reason, and what to do.
+        detail: String,
     },
     /// A founder is another node than the one that the founding was planned with.
     #[error(

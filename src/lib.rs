@@ -36,6 +36,7 @@ mod holder;
 mod id;
 mod lease;
 pub mod limits;
+mod members;
 mod message;
 mod mode;
 #[cfg(test)]
@@ -66,8 +67,8 @@ pub use crate::{
     codec::CodecError,
     config::{ConfigError, ConfigFault, Timing, TtlError},
     error::{
-        AccessError, AcquireError, ConnectError, Error, ReadError, ReleaseError, RenewError, Result,
-        RevokeError, StartError, TransferError, WriteLost,
+        AccessError, AcquireError, ConnectError, Error, MemberError, ReadError, ReleaseError, RenewError,
+        Result, RevokeError, StartError, TransferError, WriteLost,
     },
     holder::{ClosureInfo, HolderInfo, NameReport, WaiterInfo},
     id::{ClusterId, IdError, LeaseId, NodeId},
@@ -75,7 +76,7 @@ pub use crate::{
         Election, Fence, FenceError, Heir, Leader, Leadership, Lease, LeaseRequest, Observer, Released,
         TransferTo, Transferred, Watch,
     },
-    message::{MemberRole, MemberStatus, StatusReport},
+    message::{MemberReport, MemberRole, MemberStatus, StatusReport},
     mode::Mode,
     name::{AgentName, Name, NameError},
     provider::{LeaseGuard, LocalLease, RaftLease, WriteLease, WriteLeaseProvider},

@@ -21,6 +21,10 @@ pub const LEASES_MAX: usize = 1_000_000;
 pub const WAITERS_PER_NAME_MAX: usize = 100_000;
 /// The longest that an agent works on one question of a client's.
 pub const ASK_MAX: Duration = Duration::from_secs(30);
+/// The most members of a cluster, observers included.
+pub const MEMBERS_MAX: usize = 1_000;
+/// The most of them that vote: each entry waits for a majority of them.
+pub const VOTERS_MAX: usize = 9;
 /// The most permits of one name.
 pub const PERMITS_MAX: u32 = 100_000;
 /// The longest that a name stays closed after an abnormal end.

@@ -136,6 +136,38 @@ pub(crate) enum Request {
         /// Which name.
         name: Name,
     },
+    /// The asking agent is, or wants to be, a member; at this address. Members only; one membership entry, or none.
+    Join {
+        /// Its node.
+        node: NodeId,
+        /// Its name.
+        agent: AgentName,
+        /// Where the others reach it.
+        address: String,
+        /// Whether it never wants to vote.
+        observer: bool,
+        /// Its timing, which must be the cluster's.
+        timing: Timing,
+    },
+    /// The asking agent wants to be a member no more. Members only.
+    Depart {
+        /// Its node.
+        node: NodeId,
+    },
+    /// The asked agent shall leave the cluster, and stop.
+    Leave,
+    /// The members, as the leader sees them.
+    Members,
+    /// An observer shall vote.
+    Promote {
+        /// Its node.
+        node: NodeId,
+    },
+    /// A member that is out of reach shall be none any more.
+    Remove {
+        /// Its node.
+        node: NodeId,
+    },
 }
 
 impl Request {
@@ -148,6 +180,11 @@ impl Request {
             | Self::Renew { .. }
             | Self::Transfer { .. }
             | Self::Revoke { .. }
+            | Self::Join { .. }
+            | Self::Depart { .. }
+            | Self::Members
+            | Self::Promote { .. }
+            | Self::Remove { .. }
             | Self::ReadIndex => true,
             Self::Await { .. }
             | Self::Holder { .. }
@@ -155,6 +192,7 @@ impl Request {
             | Self::Status
             | Self::Position
             | Self::Watch { .. }
+            | Self::Leave
             | Self::Inspect { .. } => false,
         }
     }
@@ -198,6 +236,10 @@ pub(crate) enum Response {
     Changes(Changes),
     /// To `Inspect`.
     Inspected(Box<NameReport>),
+    /// To `Join`, `Depart`, `Leave`, `Promote`, `Remove`: it is so.
+    Done,
+    /// To `Members`.
+    Members(Vec<MemberReport>),
 }
 
 /// What the leader says of one renewed lease id.
@@ -334,6 +376,28 @@ pub struct MemberStatus {
     pub addr: String,
     /// Whether it votes.
     pub voter: bool,
+}
+
+/// A member as the leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MemberReport {
+    /// Its node id.
+    pub node: NodeId,
+    /// Its agent's name.
+    pub agent: String,
+    /// Its address.
+    pub address: String,
+    /// Its part. The leader is the one that answered.
+    pub role: MemberRole,
+    /// Whether it is willing to vote.
+    pub may_vote: bool,
+    /// How long ago the leader heard of it; `None` where it did not since it leads. Of the leader itself: no time.
+    pub heard_ago: Option<Duration>,
+    /// The index up to which its log is the leader's.
+    pub log_index: u64,
+    /// How many log entries the leader has beyond that.
+    pub behind: u64,
 }
 
 /// A member's part in the cluster.

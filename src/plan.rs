@@ -91,6 +91,8 @@ pub(crate) enum Why {
     Forgotten,
     /// It has come back under another id.
     Superseded,
+    /// It is its own wish, or an operator's.
+    ByWill,
 }
 
 impl fmt::Display for Why {
@@ -104,6 +106,7 @@ impl fmt::Display for Why {
             Self::FewerVoters => "there are more voters than wanted",
             Self::Forgotten => "an observer was silent for too long",
             Self::Superseded => "its agent has come back as another member",
+            Self::ByWill => "it was asked for",
         })
     }
 }
@@ -131,15 +134,42 @@ impl Situation<'_> {
             .or_else(|| self.forget())
     }
 
+    /// The change by which a member goes that is asked to, or wants to: somebody takes its vote, if anybody can. `None`
+    /// where it could cost the quorum, or where it leads (it hands over first).
+    pub(crate) fn without(&self, node: NodeId) -> Option<Step> {
+        let none = BTreeSet::new;
+        if !self.members.get(&node)?.voter {
+            return Some(Step { promote: none(), demote: none(), remove: [node].into(), why: Why::ByWill });
+        }
+        let heir = self.candidates().next();
+        let step = self.change(heir.into_iter().collect(), [node].into(), Why::ByWill)?;
+        Some(Step { remove: [node].into(), ..step })
+    }
+
+    /// The change by which an observer votes from now on. `None` where it can't yet, or could cost the quorum.
+    pub(crate) fn promoting(&self, node: NodeId) -> Option<Step> {
+        let seen = self.members.get(&node)?;
+        if seen.voter || !seen.caught_up || !self.is_in_touch(&node) {
+            return None;
+        }
+        self.change([node].into(), BTreeSet::new(), Why::ByWill)
+    }
+
+    /// The change by which another one votes beside a leader that votes alone and wants to go.
+    pub(crate) fn an_heir(&self) -> Option<Step> {
+        self.promoting(self.candidates().next()?)
+    }
+
+    /// Whether the leader has heard of it lately.
+    pub(crate) fn is_in_touch(&self, node: &NodeId) -> bool {
+        self.silence(node) < self.care.in_touch_within
+    }
+
     fn silence(&self, node: &NodeId) -> Duration {
         if *node == self.leader {
             return Duration::ZERO;
         }
         self.members.get(node).map_or(Duration::MAX, |seen| self.now.since(seen.heard))
-    }
-
-    fn is_in_touch(&self, node: &NodeId) -> bool {
-        self.silence(node) < self.care.in_touch_within
     }
 
     fn voters(&self) -> BTreeSet<NodeId> {

@@ -1,51 +1,48 @@
 //! Starting: from settings to a node that serves. What goes wrong on the way leaves nothing behind.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     Agent,
-    founding::Founding,
-    ground::{Ground, Opened},
-    hub::Hub,
-    leader::Leader,
-    node::Node,
-    route::Router,
-    serve::Service,
+    ground::Ground,
+    starting::{Armed, Checked, Origin, Starting},
 };
 use crate::{
     clock::{Clock, SystemClock},
     config::{self, ConfigError, ConfigFault, Timing},
     error::StartError,
-    flaw::planted,
-    id::NodeId,
-    lease::Renewer,
-    limits::FOUNDERS_MAX,
+    limits::{FOUNDERS_MAX, VOTERS_MAX},
     name::AgentName,
-    raft::Consensus,
-    replica::Replica,
-    runtime::{self, watch},
-    storage::{Journal, Recovered},
-    table::Holder,
-    tasks::Tasks,
-    transport::{Identity, InProcessNetwork, Role, Transport},
+    plan::Care,
+    runtime,
+    transport::InProcessNetwork,
 };
 
-/// An expiry, or one attempt at a request, may take so many of the longest election timeouts.
-const PATIENCE_ELECTIONS: u32 = 2;
+/// See [`Builder::voters_max`].
+const VOTERS: usize = 5;
+/// See [`Builder::dead_after`].
+const DEAD_AFTER: Duration = Duration::from_secs(30);
+/// See [`Builder::forget_after`].
+const FORGET_AFTER: Duration = Duration::from_secs(5 * 60);
+/// A member that was heard within so many of the longest election timeouts is in touch.
+const IN_TOUCH_ELECTIONS: u32 = 2;
+/// The shortest silence after which a voter counts as dead, in the longest election timeouts.
+const DEAD_ELECTIONS: u32 = 10;
 
 /// How an agent starts; made by [`Agent::builder`].
 ///
 /// | setting | default | |
 /// | --- | --- | --- |
 /// | [`listen`](Self::listen) | none, must be given | where the agent is reached |
-/// | [`founders`](Self::founders) | none, must be given | who forms the cluster: the same list on every agent |
+/// | [`founders`](Self::founders) | none | who forms the cluster: the same list on every agent of it |
+/// | [`join`](Self::join) | none | members of the cluster to join; one of the two must be given |
+/// | [`observer`](Self::observer) | no | whether it never wants to vote |
 /// | [`advertise`](Self::advertise) | the listening address | the address under which the founders list this agent |
 /// | [`data_dir`](Self::data_dir) | none: in memory | where log, vote and identity are kept |
 /// | [`timing`](Self::timing) | [`Timing::default`] | the cluster's timing: the same on every agent |
+/// | [`voters_max`](Self::voters_max) | 5 | how many members vote, at most |
+/// | [`dead_after`](Self::dead_after) | 30 s | after what silence a voter is replaced |
+/// | [`forget_after`](Self::forget_after) | 5 min | after what silence an observer is removed |
 /// | [`ttl`](Self::ttl) | 10 s | the ttl of a lease for which none is asked |
 /// | [`start_within`](Self::start_within) | without end | how long to wait for the other founders |
 /// | [`clock`](Self::clock) | [`SystemClock`] | the clock by which leases run out |
@@ -56,6 +53,12 @@ pub struct Builder {
     listen: Option<String>,
     advertise: Option<String>,
     founders: Vec<String>,
+    join: Vec<String>,
+    observer: bool,
+    voters_max: usize,
+    dead_after: Duration,
+    forget_after: Duration,
+    fixed_membership: bool,
     timing: Timing,
     start_within: Option<Duration>,
     clock: Arc<dyn Clock>,
@@ -69,6 +72,12 @@ impl Builder {
             listen: None,
             advertise: None,
             founders: Vec::new(),
+            join: Vec::new(),
+            observer: false,
+            voters_max: VOTERS,
+            dead_after: DEAD_AFTER,
+            forget_after: FORGET_AFTER,
+            fixed_membership: false,
             timing: Timing::default(),
             start_within: None,
             clock: Arc::new(SystemClock),
@@ -92,6 +101,52 @@ impl Builder {
     /// or five; a cluster of `n` goes on while more than half of them run and are connected.
     pub fn founders<S: Into<String>>(mut self, addresses: impl IntoIterator<Item = S>) -> Self {
         self.founders = addresses.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Addresses of members of a cluster that is there: the agent joins it through any of them. It observes at first, and
+    /// votes when it has caught up and there is room ([`voters_max`](Self::voters_max)).
+    ///
+    /// One that has joined before, and has its data directory, is itself again, at whatever address it is now.
+    pub fn join<S: Into<String>>(mut self, addresses: impl IntoIterator<Item = S>) -> Self {
+        self.join = addresses.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Whether the agent never wants to vote: it has everything that is committed, answers local reads and watches, and
+    /// holds leases as every other, but no majority waits for it. For agents that come and go, or are far away.
+    pub fn observer(mut self, observer: bool) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// How many members vote, at most: 1 to 9. The others observe, and take the places of voters that die. Each entry
+    /// waits for a majority of the voters. The leader's setting counts: give all agents the same.
+    pub fn voters_max(mut self, voters: usize) -> Self {
+        self.voters_max = voters;
+        self
+    }
+
+    /// After what silence the leader lets an observer vote in the place of a voter. At least ten of the longest election
+    /// timeouts. The leader's setting counts.
+    ///
+    /// Hazard: too short, voters that merely restart lose their votes; it costs a change or two, never safety.
+    pub fn dead_after(mut self, span: Duration) -> Self {
+        self.dead_after = span;
+        self
+    }
+
+    /// After what silence the leader removes an observer. It comes back by itself when it is in reach again.
+    pub fn forget_after(mut self, span: Duration) -> Self {
+        self.forget_after = span;
+        self
+    }
+
+    /// **Danger.** The membership stays as it was founded: nobody joins, no dead voter is replaced, and an agent without
+    /// its data directory does not come back. For clusters whose members an operator counts himself. Give all agents the
+    /// same.
+    pub fn danger_fixed_membership(mut self) -> Self {
+        self.fixed_membership = true;
         self
     }
 
@@ -162,12 +217,36 @@ impl Builder {
         for pair in founders.windows(2).filter(|pair| pair[0] == pair[1]) {
             faults.push(ConfigFault::FounderTwice { addr: pair[0].clone() });
         }
-        if founders.is_empty() {
-            faults.push(ConfigFault::NoFounders);
-        } else if founders.len() > FOUNDERS_MAX {
-            faults.push(ConfigFault::TooManyFounders { count: founders.len() });
-        } else if !listen.is_empty() && !founders.contains(&address) {
-            faults.push(ConfigFault::NotAFounder { advertise: address.clone(), founders: founders.clone() });
+        let mut join = self.join;
+        join.sort();
+        join.dedup();
+        for addr in join.iter().filter(|addr| !config::is_address(addr, false)) {
+            faults.push(ConfigFault::Address { what: "the member to join", addr: addr.clone() });
+        }
+        match (founders.is_empty(), join.is_empty()) {
+            (true, true) => faults.push(ConfigFault::NoFounders),
+            (false, false) => faults.push(ConfigFault::FoundersAndJoin),
+            (true, false) => {}
+            (false, true) if founders.len() > FOUNDERS_MAX => {
+                faults.push(ConfigFault::TooManyFounders { count: founders.len() });
+            }
+            (false, true) if !listen.is_empty() && !founders.contains(&address) => {
+                faults.push(ConfigFault::NotAFounder {
+                    advertise: address.clone(),
+                    founders: founders.clone(),
+                });
+            }
+            (false, true) if self.observer => faults.push(ConfigFault::ObserverFounds),
+            (false, true) => {}
+        }
+        if !(1..=VOTERS_MAX).contains(&self.voters_max) {
+            faults.push(ConfigFault::VotersMax { voters_max: self.voters_max });
+        }
+        let election = self.timing.election_timeout_max;
+        let (dead_after, forget_after) = (self.dead_after, self.forget_after);
+        let least = election.saturating_mul(DEAD_ELECTIONS);
+        if dead_after < least || dead_after > forget_after {
+            faults.push(ConfigFault::DeadAfter { dead_after, least, forget_after });
         }
         self.timing.faults(&mut faults);
         match name {
@@ -175,7 +254,15 @@ impl Builder {
                 name,
                 listen,
                 address,
-                founders,
+                origin: if join.is_empty() { Origin::Founders(founders) } else { Origin::Join(join) },
+                observer: self.observer,
+                care: Care {
+                    voters_max: self.voters_max,
+                    in_touch_within: election * IN_TOUCH_ELECTIONS,
+                    dead_after,
+                    forget_after,
+                },
+                fixed_membership: self.fixed_membership,
                 timing: self.timing,
                 clock: self.clock,
                 ground: self.ground,
@@ -184,8 +271,8 @@ impl Builder {
         }
     }
 
-    /// Starts the agent, and returns when it serves: the cluster is formed, has a leader, and this agent has caught
-    /// up with its founding. The other founders must be started as well; while they are not, an `info` event tells
+    /// Starts the agent, and returns when it serves: the cluster is formed or joined, has a leader, and this agent has
+    /// caught up with its founding. The other founders must be started as well; while they are not, an `info` event tells
     /// every 5 s who is missing.
     ///
     /// Needs a tokio runtime with time and, for TCP, I/O enabled. Dropping the future stops what has been started.
@@ -200,7 +287,7 @@ impl Builder {
             None => starting.run().await,
             Some(within) => {
                 runtime::timeout(within, starting.run()).await.unwrap_or_else(|runtime::TimedOut| {
-                    let waiting_for = "the other founders did not answer, or elected no leader".to_owned();
+                    let waiting_for = "the others did not answer, or have no leader".to_owned();
                     Err(StartError::NotReady { within, waiting_for })
                 })
             }
@@ -214,196 +301,4 @@ impl Builder {
             }
         }
     }
-}
-
-/// Undoes a start whose future was dropped.
-struct Armed(Option<Arc<Starting>>);
-
-impl Drop for Armed {
-    fn drop(&mut self) {
-        if let Some(starting) = self.0.take() {
-            let tasks = starting.tasks.clone();
-            tasks.spawn_apart(async move { starting.undo().await });
-        }
-    }
-}
-
-/// Settings without a fault.
-struct Checked {
-    name: AgentName,
-    listen: String,
-    address: String,
-    founders: Vec<String>,
-    timing: Timing,
-    clock: Arc<dyn Clock>,
-    ground: Ground,
-}
-
-/// An agent on its way up: what must be undone if it doesn't get there.
-struct Starting {
-    settings: Checked,
-    node_id: NodeId,
-    durable: bool,
-    transport: Arc<dyn Transport>,
-    identity: watch::Sender<Identity>,
-    founding: Arc<Founding>,
-    journal: Arc<dyn Journal>,
-    recovered: Mutex<Option<Recovered>>,
-    consensus: Mutex<Option<Consensus>>,
-    tasks: Tasks,
-    errands: Tasks,
-}
-
-impl Starting {
-    /// Takes the port and opens the storage: what can fail at once does.
-    async fn new(settings: Checked) -> Result<Self, StartError> {
-        let (identity, identity_changes) = watch::channel(Identity {
-            cluster: None,
-            node: None,
-            role: Role::Member,
-            agent: settings.name.clone(),
-        });
-        let transport = settings.ground.bind(&settings.listen, identity_changes).await?;
-        let Opened { node_id, plan, keep, journal, recovered } =
-            match settings.ground.open(&settings.name).await {
-                Ok(opened) => opened,
-                Err(error) => {
-                    transport.shutdown().await;
-                    return Err(error);
-                }
-            };
-        identity.send_modify(|identity| {
-            identity.node = Some(node_id);
-            identity.cluster = plan.as_ref().map(|plan| plan.cluster);
-        });
-        let founding = Founding::new(
-            node_id,
-            settings.name.as_str().to_owned(),
-            settings.address.clone(),
-            settings.founders.clone(),
-            plan,
-            keep,
-        );
-        Ok(Self {
-            node_id,
-            durable: settings.ground.is_durable(),
-            settings,
-            transport,
-            identity,
-            founding,
-            journal,
-            recovered: Mutex::new(Some(recovered)),
-            consensus: Mutex::new(None),
-            tasks: Tasks::new(),
-            errands: Tasks::new(),
-        })
-    }
-
-    async fn run(&self) -> Result<Arc<Node>, StartError> {
-        let settings = &self.settings;
-        let timing = settings.timing;
-        let replica = Replica::new();
-        let hub = Hub::new();
-        let recovered = lock(&self.recovered).take().unwrap_or_default();
-        let weak: std::sync::Weak<Hub> = Arc::downgrade(&hub);
-        replica.listen(settings.ground.listener(weak));
-        let (consensus, past) = Consensus::build(
-            self.node_id,
-            &timing,
-            settings.ground.compaction(),
-            self.transport.clone(),
-            self.journal.clone(),
-            recovered,
-            replica.clone(),
-        )
-        .await
-        .map_err(|error| StartError::Recover {
-            dir: settings.ground.storage_name(),
-            detail: error.to_string(),
-        })?;
-        *lock(&self.consensus) = Some(consensus.clone());
-
-        let service = Service::new(self.founding.clone());
-        self.transport.serve(service.clone());
-        let plan =
-            self.founding.settle(self.transport.as_ref(), settings.clock.as_ref(), past.has_log).await?;
-        self.identity.send_modify(|identity| identity.cluster = Some(plan.cluster));
-
-        let patience = timing.election_timeout_max * PATIENCE_ELECTIONS;
-        let leader = Leader::new(
-            consensus.clone(),
-            replica.clone(),
-            settings.clock.clone(),
-            timing.clock_drift_max,
-            patience,
-            self.tasks.clone(),
-        );
-        let node = Arc::new(Node {
-            holder: Holder { agent: settings.name.clone(), node: self.node_id },
-            cluster: plan.cluster,
-            address: settings.address.clone(),
-            timing,
-            clock: settings.clock.clone(),
-            receiver: consensus.receiver(),
-            router: Router {
-                node: self.node_id,
-                consensus: consensus.clone(),
-                leader: leader.clone(),
-                transport: self.transport.clone(),
-                clock: settings.clock.clone(),
-                patience,
-            },
-            consensus: consensus.clone(),
-            replica,
-            hub,
-            leader,
-            renewer: Renewer::new(settings.clock.clone()),
-            transport: self.transport.clone(),
-            journal: self.journal.clone(),
-            durable: self.durable,
-            tasks: self.tasks.clone(),
-            errands: self.errands.clone(),
-            stopped: watch::channel(None).0,
-            closing: AtomicBool::new(false),
-            stopping: Mutex::new(false),
-            down: watch::channel(false).0,
-        });
-        // Whoever trusts openraft's own leader lease forgets this as well: the two belong together.
-        if past.has_voted && !planted!(LeaseRead) {
-            // Before it restarted, this node may have granted the leader lease of the leader of its term. It keeps
-            // that promise, which it has forgotten, by being silent for as long as it can have been worth.
-            runtime::sleep(timing.clock_drift_max.lengthen(timing.election_timeout_max)).await;
-        }
-        consensus.run();
-        service.open(node.clone());
-        if plan.former == self.node_id && !consensus.is_founded().await.map_err(|_| StartError::Stopped)? {
-            tracing::info!(cluster = %plan.cluster, members = plan.members.len(), "forming the cluster");
-            consensus.found(plan.members.clone()).await.map_err(|_| StartError::Stopped)?;
-        }
-        node.start(&plan);
-        if let runtime::Either::Second(reason) = runtime::select2(node.ready(), node.until_stopped()).await {
-            return Err(StartError::SteppedDown { reason });
-        }
-        let listening = self.transport.address().unwrap_or_default();
-        tracing::info!(agent = %settings.name, node = %self.node_id, cluster = %plan.cluster, listening, "ready");
-        Ok(node)
-    }
-
-    async fn undo(&self) {
-        self.tasks.stop();
-        self.errands.stop();
-        self.transport.shutdown().await;
-        let consensus = lock(&self.consensus).take();
-        if let Some(consensus) = consensus {
-            consensus.shutdown().await;
-        }
-        if let Err(error) = self.journal.close().await {
-            tracing::debug!(%error, "the storage of an agent that did not start was not closed cleanly");
-        }
-        self.tasks.ended().await;
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -110,8 +110,9 @@ pub(crate) enum Reply {
     },
 }
 
-/// Writes a promise down, durably where there is a data directory.
-pub(crate) type Keep = Box<dyn Fn(&Plan) -> Result<(), StorageError> + Send + Sync>;
+/// Writes down which cluster this member belongs to, durably where there is a data directory, and the founding that it
+/// has promised itself to, if it has founded it.
+pub(crate) type Keep = Box<dyn Fn(ClusterId, Option<&Plan>) -> Result<(), StorageError> + Send + Sync>;
 
 /// One founder's part.
 pub(crate) struct Founding {
@@ -121,8 +122,9 @@ pub(crate) struct Founding {
     /// Sorted; contains `address`.
     founders: Vec<String>,
     keep: Keep,
-    /// One promise at a time; the lock is held while it is written down.
-    promising: Mutex<()>,
+    /// The cluster that this agent joins or has joined, without founding it. The lock is held while it, or a promise, is
+    /// written down.
+    joined: Mutex<Option<ClusterId>>,
     plan: watch::Sender<Option<Plan>>,
     /// A list that differs from ours, and who has it.
     disagreement: watch::Sender<Option<(String, Vec<String>)>>,
@@ -135,6 +137,7 @@ impl Founding {
         address: String,
         mut founders: Vec<String>,
         promised: Option<Plan>,
+        joined: Option<ClusterId>,
         keep: Keep,
     ) -> Arc<Self> {
         founders.sort();
@@ -144,7 +147,7 @@ impl Founding {
             address,
             founders,
             keep,
-            promising: Mutex::new(()),
+            joined: Mutex::new(joined),
             plan: watch::channel(promised).0,
             disagreement: watch::channel(None).0,
         })
@@ -183,7 +186,10 @@ impl Founding {
     }
 
     fn promise(&self, plan: Plan) -> Result<(), PromiseError> {
-        let _one_at_a_time = self.promising.lock().unwrap_or_else(PoisonError::into_inner);
+        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cluster) = *joined {
+            return Err(PromiseError::Elsewhere(cluster));
+        }
         match self.plan() {
             Some(old) if old == plan => return Ok(()),
             Some(old) => return Err(PromiseError::Elsewhere(old.cluster)),
@@ -193,8 +199,18 @@ impl Founding {
         if plan.members.get(&self.node).is_none_or(|member| member.addr != self.address) {
             return Err(PromiseError::NotInPlan);
         }
-        (self.keep)(&plan).map_err(PromiseError::Storage)?;
+        (self.keep)(plan.cluster, Some(&plan)).map_err(PromiseError::Storage)?;
         self.plan.send_replace(Some(plan));
+        Ok(())
+    }
+
+    /// This agent joins a cluster that is there: it is written down, and no founding is promised any more. Blocks.
+    pub(crate) fn belong(&self, cluster: ClusterId) -> Result<(), StorageError> {
+        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        if *joined != Some(cluster) {
+            (self.keep)(cluster, None)?;
+            *joined = Some(cluster);
+        }
         Ok(())
     }
 
@@ -263,7 +279,7 @@ impl Founding {
     }
 
     async fn take_part(&self, transport: &dyn Transport, clock: &dyn Clock) -> Result<Plan, StartError> {
-        let mut report = Report { last: clock.now() };
+        let mut report = Report::new(clock);
         let mut plan_changes = self.plan.subscribe();
         let plan = match self.plan() {
             Some(plan) => plan,
@@ -321,7 +337,7 @@ impl Founding {
     }
 
     fn member(&self, agent: String, address: &str) -> Member {
-        Member { agent, addr: address.to_owned() }
+        Member { agent, addr: address.to_owned(), observer: false }
     }
 
     /// Step 2, on the former: the plan, written down before anyone is asked.
@@ -402,12 +418,16 @@ enum PromiseError {
 }
 
 /// Tells now and then what is waited for.
-struct Report {
+pub(super) struct Report {
     last: Moment,
 }
 
 impl Report {
-    fn say(&mut self, clock: &dyn Clock, what: &str, who: &BTreeSet<String>) {
+    pub(super) fn new(clock: &dyn Clock) -> Self {
+        Self { last: clock.now() }
+    }
+
+    pub(super) fn say(&mut self, clock: &dyn Clock, what: &str, who: &BTreeSet<String>) {
         let now = clock.now();
         if now.since(self.last) >= REPORT_EVERY {
             self.last = now;

@@ -20,7 +20,10 @@ fn founders() -> Vec<String> {
 
 fn plan() -> Plan {
     let member = |n: u64| {
-        (NodeId::from_bits(n), Member { agent: format!("agent-{n}"), addr: format!("127.0.0.1:710{n}") })
+        (
+            NodeId::from_bits(n),
+            Member { agent: format!("agent-{n}"), addr: format!("127.0.0.1:710{n}"), observer: n == 2 },
+        )
     };
     Plan {
         cluster: cluster(),

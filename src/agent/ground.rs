@@ -11,7 +11,7 @@ use super::founding::{Keep, Plan};
 use crate::{
     codec,
     error::StartError,
-    id::NodeId,
+    id::{ClusterId, NodeId},
     name::AgentName,
     raft::Compaction,
     replica::Applied,
@@ -69,6 +69,8 @@ pub(super) struct Ground {
 pub(super) struct Opened {
     pub(super) node_id: NodeId,
     pub(super) plan: Option<Plan>,
+    /// The cluster that it belongs to, by its founding or because it has joined it.
+    pub(super) cluster: Option<ClusterId>,
     pub(super) keep: Keep,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) recovered: Recovered,
@@ -143,7 +145,8 @@ impl Opened {
         Self {
             node_id,
             plan: None,
-            keep: Box::new(|_| Ok(())),
+            cluster: None,
+            keep: Box::new(|_, _| Ok(())),
             journal: Arc::new(MemoryJournal::new()),
             recovered: Recovered::default(),
         }
@@ -173,11 +176,11 @@ impl Opened {
                 detail: format!("its founding plan is unreadable: {error}"),
             })?)
         };
-        let node_id = identity.node_id;
-        let keep = move |plan: &Plan| {
-            let founding = Bytes::from(codec::encode(plan));
-            save(&storage::Identity { cluster_id: Some(plan.cluster), founding, ..identity.clone() })
+        let (node_id, cluster) = (identity.node_id, identity.cluster_id);
+        let keep = move |cluster: ClusterId, plan: Option<&Plan>| {
+            let founding = plan.map_or_else(Bytes::new, |plan| Bytes::from(codec::encode(plan)));
+            save(&storage::Identity { cluster_id: Some(cluster), founding, ..identity.clone() })
         };
-        Ok(Self { node_id, plan, keep: Box::new(keep), journal, recovered })
+        Ok(Self { node_id, plan, cluster, keep: Box::new(keep), journal, recovered })
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! | file | what lives there |
 //! | --- | --- |
-//! | `builder.rs`, `founding.rs` | starting; how founders become one cluster |
+//! | `builder.rs`, `starting.rs`, `founding.rs` | settings; starting; how founders become one cluster |
+//! | `place.rs`, `care.rs` | an agent's own place in the membership; the membership, while this node leads |
 //! | `ground.rs` | the network and the storage that it stands on |
 //! | `node.rs` | what runs, and who ends it |
 //! | `leader.rs` | deadlines, renewals and expiries, while this node leads |
@@ -10,6 +11,7 @@
 //! | `hub.rs`, `history.rs`, `watching.rs` | who hears of applied changes; the latest of them; what watchers are answered |
 
 mod builder;
+mod care;
 mod founding;
 #[cfg(test)]
 mod goldens;
@@ -18,8 +20,10 @@ mod history;
 mod hub;
 mod leader;
 mod node;
+mod place;
 mod route;
 mod serve;
+mod starting;
 mod watching;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -30,11 +34,12 @@ pub(crate) use self::ground::{Site, Storage};
 use self::node::Node;
 use crate::{
     change::Filter,
-    error::{AcquireError, ReadError, RevokeError},
+    error::{AcquireError, MemberError, ReadError, RevokeError},
     holder::{HolderInfo, NameReport},
-    id::LeaseId,
+    id::{LeaseId, NodeId},
     lease::{Election, Holding, Lease, LeaseRequest, Requester as _, Watch, by_hand},
-    message::{Failure, Request, Response, StatusReport, Verdict},
+    members,
+    message::{Failure, MemberReport, Request, Response, StatusReport, Verdict},
     name::{AgentName, Name, NameError},
     tasks::Tasks,
     token::Token,
@@ -263,6 +268,53 @@ impl Agent {
     fn watching(&self, filter: Filter) -> Watch {
         let now = self.node().replica.read().index();
         Watch::new(self.node().clone(), filter, now)
+    }
+
+    /// The members, as the leader sees them: who votes, who was heard when, how far each is. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReadError`] when no leader answered within 10 s.
+    pub async fn members(&self) -> Result<Vec<MemberReport>, ReadError> {
+        members::members(self.node().as_ref()).await
+    }
+
+    /// Lets an observer vote, before the leader does so by itself. Not cancel-safe: dropped, it may have happened or not.
+    ///
+    /// # Errors
+    /// [`MemberError`]: for each variant it says whether something may have happened.
+    pub async fn promote(&self, node: NodeId) -> Result<(), MemberError> {
+        members::change(self.node().as_ref(), &Request::Promote { node }).await
+    }
+
+    /// Removes a member that is out of reach, before the leader does so by itself; should it come back, it is a member
+    /// again. One in reach is told to [`leave`](Self::leave). Not cancel-safe: dropped, it may have happened or not.
+    ///
+    /// # Errors
+    /// [`MemberError::Refused`] when it is in reach, or without it there could be no majority.
+    pub async fn remove(&self, node: NodeId) -> Result<(), MemberError> {
+        members::change(self.node().as_ref(), &Request::Remove { node }).await
+    }
+
+    /// Leaves the cluster: gives the leases back, hands leadership over, ends being a member, and stops as
+    /// [`shutdown`](Self::shutdown) does. Whoever leaves for a while only shuts down instead.
+    ///
+    /// It can come back: with its data directory as itself, without one as a new member.
+    ///
+    /// Dropping the future leaves it to finish in the background.
+    ///
+    /// # Errors
+    /// [`MemberError`] when it could not leave within 10 s: where others are out of reach, its vote may be needed. Then the
+    /// agent goes on, without the leases.
+    pub async fn leave(&self) -> Result<(), MemberError> {
+        members::changed(self.node().depart_and_stop().await)?;
+        self.node().shut_down().await;
+        Ok(())
+    }
+
+    /// Whether the agent has stopped because it has left the cluster.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.node().left.load(std::sync::atomic::Ordering::Acquire)
     }
 
     /// How this agent is: its part, its term, who leads, the members. At once, no network.

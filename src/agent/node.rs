@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{founding::Plan, hub::Hub, leader::Leader, route::Router, watching};
+use super::{care::Caretaker, hub::Hub, leader::Leader, route::Router, watching};
 use crate::{
     clock::{self, Clock},
     config::Timing,
@@ -22,7 +22,7 @@ use crate::{
     limits::{PAGE_MAX, RENEW_MAX},
     message::{Failure, MemberRole, MemberStatus, Request, Response, StatusReport},
     name::Name,
-    raft::{Consensus, Receiver},
+    raft::{Consensus, Member, Receiver},
     replica::Replica,
     runtime::{self, Either, watch},
     session::LossReason,
@@ -41,7 +41,8 @@ const GIVE_BACK_AT_MOST: Duration = Duration::from_secs(2);
 pub(crate) struct Node {
     pub(crate) holder: Holder,
     pub(crate) cluster: ClusterId,
-    pub(crate) address: String,
+    /// As the membership should have it.
+    pub(crate) member: Member,
     pub(crate) timing: Timing,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) consensus: Consensus,
@@ -50,6 +51,11 @@ pub(crate) struct Node {
     pub(crate) hub: Arc<Hub>,
     pub(crate) leader: Arc<Leader>,
     pub(crate) router: Router,
+    pub(crate) caretaker: Arc<Caretaker>,
+    /// Addresses of other agents, as they were given.
+    pub(crate) known: Vec<String>,
+    /// Whether the cluster's founding lists it.
+    pub(crate) is_founder: bool,
     pub(crate) renewer: Arc<Renewer>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) journal: Arc<dyn Journal>,
@@ -61,6 +67,8 @@ pub(crate) struct Node {
     pub(crate) stopped: watch::Sender<Option<String>>,
     /// Nothing new is acquired: it is about to stop.
     pub(crate) closing: AtomicBool,
+    /// It is no member any more, by its own will.
+    pub(crate) left: AtomicBool,
     /// Whoever stops the node first does it; the others wait.
     pub(crate) stopping: Mutex<bool>,
     /// Everything is stopped, the port and the directory are free.
@@ -78,16 +86,18 @@ impl Drop for Stopping {
 
 impl Node {
     /// Starts the node's tasks. The consensus runs already.
-    pub(crate) fn start(self: &Arc<Self>, plan: &Plan) {
+    pub(crate) fn start(self: &Arc<Self>, tokens_above: Option<Token>) {
         self.hub.attach(self.leader.clone(), self.renewer.clone());
         self.tasks.spawn(self.leader.clone().keep_time());
         self.tasks.spawn(self.renewer.clone().run(self.clone()));
-        let tokens_above = Token::floor_of_founding(plan.unix_ms);
         self.tasks.spawn(self.clone().follow_leadership(tokens_above));
     }
 
     /// Hears who leads, and tells the leader's part.
-    async fn follow_leadership(self: Arc<Self>, tokens_above: Token) {
+    ///
+    /// `tokens_above`: where the tokens begin, if this node founds the cluster. One that joins has a founding in its log
+    /// before it can ever lead: nobody joins before a leader has applied it.
+    async fn follow_leadership(self: Arc<Self>, tokens_above: Option<Token>) {
         let mut watch = self.consensus.watch();
         let mut told: Option<(u64, bool)> = None;
         loop {
@@ -100,7 +110,10 @@ impl Node {
             }
             self.leader.lead(now.leading.then_some(now.term));
             // The first leader of the cluster's life says where its tokens begin. Saying it twice is harmless.
-            if self.leader.ready_in() == Some(now.term) && !self.replica.read().table().is_founded() {
+            if self.leader.ready_in() == Some(now.term)
+                && !self.replica.read().table().is_founded()
+                && let Some(tokens_above) = tokens_above
+            {
                 let entry =
                     Entry { wall_unix_ms: clock::wall_unix_ms(), command: Command::Found { tokens_above } };
                 if let Err(error) = self.consensus.propose_in(now.term, entry).await {
@@ -138,7 +151,7 @@ impl Node {
     }
 
     /// From now on every request is answered with this reason. The first reason stays.
-    fn stop_answering(&self, reason: &str) {
+    pub(super) fn stop_answering(&self, reason: &str) {
         self.stopped.send_if_modified(|stopped| {
             let first = stopped.is_none();
             stopped.get_or_insert_with(|| reason.to_owned());
@@ -214,7 +227,7 @@ impl Node {
         self.tasks.ended().await;
     }
 
-    async fn give_back(&self, held: Vec<LeaseId>) {
+    pub(super) async fn give_back(&self, held: Vec<LeaseId>) {
         let releases = held.into_iter().map(|lease_id| async move {
             let request = Request::Release { lease_id };
             self.router.ask(&request, GIVE_BACK_AT_MOST).await
@@ -263,9 +276,15 @@ impl Node {
         let leadership = self.consensus.leadership();
         let members: Vec<MemberStatus> = self
             .consensus
-            .members()
+            .membership()
+            .members
             .into_iter()
-            .map(|(node, member, voter)| MemberStatus { node, agent: member.agent, addr: member.addr, voter })
+            .map(|(node, (member, voter))| MemberStatus {
+                node,
+                agent: member.agent,
+                addr: member.addr,
+                voter,
+            })
             .collect();
         let votes = members.iter().any(|member| member.node == self.holder.node && member.voter);
         let (applied, counts) = {
@@ -276,7 +295,7 @@ impl Node {
             agent: self.holder.agent.clone(),
             node: self.holder.node,
             cluster: self.cluster,
-            address: self.address.clone(),
+            address: self.member.addr.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             role: match (leadership.leading, votes) {
                 (true, _) => MemberRole::Leader,

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::leader::Leader;
+use super::{care::Caretaker, leader::Leader};
 use crate::{
     clock::{self, Clock},
     codec,
@@ -16,7 +16,7 @@ use crate::{
     lease::{Answered, Attempts, failure_of_call},
     limits::{METADATA_BYTES_MAX, REASON_BYTES_MAX},
     message::{Failure, LEAD, Request, Response},
-    raft::{Consensus, ConsensusError},
+    raft::{Consensus, ConsensusError, Member},
     runtime,
     table::{Command, Entry, Outcome},
     time::Moment,
@@ -28,6 +28,7 @@ pub(crate) struct Router {
     pub(crate) node: NodeId,
     pub(crate) consensus: Consensus,
     pub(crate) leader: Arc<Leader>,
+    pub(crate) caretaker: Arc<Caretaker>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) clock: Arc<dyn Clock>,
     /// How long one attempt may take.
@@ -119,6 +120,17 @@ impl Router {
                     Err(error) => Response::Failed(self.with_address(failure_of(error))),
                 };
             }
+            Request::Join { .. }
+            | Request::Depart { .. }
+            | Request::Members
+            | Request::Promote { .. }
+            | Request::Remove { .. } => {
+                // Boxed: these are rare, and every other request would carry their size.
+                return match Box::pin(self.lead_members(request)).await {
+                    Response::Failed(failure) => Response::Failed(self.with_address(failure)),
+                    response => response,
+                };
+            }
             // Checked before it is in the log: an entry larger than a frame would wedge replication.
             Request::Acquire(acquire) if acquire.metadata.len() > METADATA_BYTES_MAX => {
                 return Response::Failed(Failure::Refused(format!(
@@ -157,6 +169,19 @@ impl Router {
         match self.consensus.propose(entry).await {
             Ok(outcome) => Response::Outcome(outcome),
             Err(error) => Response::Failed(self.with_address(failure_of(error))),
+        }
+    }
+
+    async fn lead_members(&self, request: Request) -> Response {
+        match request {
+            Request::Join { node, agent, address, observer, timing } => {
+                let member = Member { agent: agent.as_str().to_owned(), addr: address, observer };
+                self.caretaker.join(node, member, timing).await
+            }
+            Request::Depart { node } => self.caretaker.depart(node).await,
+            Request::Promote { node } => self.caretaker.promote(node).await,
+            Request::Remove { node } => self.caretaker.remove(node).await,
+            _ => self.caretaker.report(),
         }
     }
 

@@ -68,6 +68,17 @@ impl Handler for Service {
             ASK => {
                 let node = self.node()?;
                 let Asking { request, within } = decode(&payload)?;
+                match &request {
+                    Request::Join { node: of, .. } | Request::Depart { node: of } => {
+                        members_only(caller)?;
+                        if caller.node != Some(*of) {
+                            let text = "a member joins and departs for itself alone";
+                            return Err(Refusal::new(code::NOT_PERMITTED, text));
+                        }
+                    }
+                    Request::Leave => return Ok(codec::encode(&node.depart_and_stop().await).into()),
+                    _ => {}
+                }
                 let answered = node.ask(&request, within.min(ASK_MAX)).await;
                 Ok(codec::encode(&answered.response).into())
             }

@@ -22,11 +22,12 @@ use self::line::Line;
 use crate::{
     change::Filter,
     config::Timing,
-    error::{AcquireError, ReadError, RevokeError},
+    error::{AcquireError, MemberError, ReadError, RevokeError},
     holder::{HolderInfo, NameReport},
     id::NodeId,
     lease::{Election, Holding, Lease, LeaseRequest, Renewer, Requester as _, Watch, by_hand},
-    message::{Failure, Request, Response, StatusReport},
+    members,
+    message::{Failure, MemberReport, Request, Response, StatusReport},
     name::{AgentName, Name, NameError},
     tasks::Tasks,
     token::Token,
@@ -36,6 +37,8 @@ use crate::{
 const READ_AT_MOST: Duration = Duration::from_secs(10);
 /// How long one agent is asked how it is.
 const STATUS_AT_MOST: Duration = Duration::from_secs(2);
+/// How long an agent has to leave: longer than it tries.
+const LEAVE_AT_MOST: Duration = Duration::from_secs(20);
 
 /// Leases of a cluster, for a process that embeds no agent.
 ///
@@ -249,6 +252,39 @@ impl Client {
             Response::Status(report) => Ok(*report),
             other => Err(read_error(other)),
         }
+    }
+
+    /// The members, as the leader sees them: who votes, who was heard when, how far each is. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReadError`] when no leader answered within 10 s.
+    pub async fn members(&self) -> Result<Vec<MemberReport>, ReadError> {
+        members::members(self.line().as_ref()).await
+    }
+
+    /// As [`Agent::promote`](crate::Agent::promote).
+    ///
+    /// # Errors
+    /// [`MemberError`]: for each variant it says whether something may have happened.
+    pub async fn promote(&self, node: NodeId) -> Result<(), MemberError> {
+        members::change(self.line().as_ref(), &Request::Promote { node }).await
+    }
+
+    /// As [`Agent::remove`](crate::Agent::remove).
+    ///
+    /// # Errors
+    /// [`MemberError`]: for each variant it says whether something may have happened.
+    pub async fn remove(&self, node: NodeId) -> Result<(), MemberError> {
+        members::change(self.line().as_ref(), &Request::Remove { node }).await
+    }
+
+    /// Tells the agent at this address to leave the cluster and to stop, as [`Agent::leave`](crate::Agent::leave) does, and
+    /// waits until it is no member any more. Not cancel-safe: dropped, it may leave all the same.
+    ///
+    /// # Errors
+    /// [`MemberError`] when it did not answer, or could not leave within 10 s.
+    pub async fn leave(&self, address: &str) -> Result<(), MemberError> {
+        members::changed(self.line().ask_at(address, &Request::Leave, LEAVE_AT_MOST).await)
     }
 
     /// The name under which others see its leases.

@@ -108,6 +108,18 @@ fn every_request_is_encoded_as_ever() {
         },
         Request::Inspect { name: name() },
         Request::Watch { filter: Filter::Prefix("orders".to_owned()), after: Some(LARGE), at_most_ms: LARGE },
+        Request::Join {
+            node: holder().node,
+            agent: holder().agent,
+            address: "agent-a.example:7101".to_owned(),
+            observer: true,
+            timing: Timing::wan(),
+        },
+        Request::Depart { node: holder().node },
+        Request::Leave,
+        Request::Members,
+        Request::Promote { node: holder().node },
+        Request::Remove { node: holder().node },
     ];
     let goldens = check_all("request", all, |request| match request {
         Request::Acquire(_) => "acquire",
@@ -124,6 +136,12 @@ fn every_request_is_encoded_as_ever() {
         Request::Transfer { .. } => "transfer",
         Request::Revoke { .. } => "revoke",
         Request::Inspect { .. } => "inspect",
+        Request::Join { .. } => "join",
+        Request::Depart { .. } => "depart",
+        Request::Leave => "leave",
+        Request::Members => "members",
+        Request::Promote { .. } => "promote",
+        Request::Remove { .. } => "remove",
     });
     golden::covers_variants::<Request>(&goldens);
     golden::withstands::<Request>(&goldens);
@@ -149,6 +167,17 @@ fn every_response_is_encoded_as_ever() {
         Response::Failed(Failure::Unknown("the leader did not answer in time".to_owned())),
         Response::Changes(Changes { changes: vec![], upto: LARGE }),
         Response::Inspected(Box::new(report())),
+        Response::Done,
+        Response::Members(vec![MemberReport {
+            node: holder().node,
+            agent: "agent-a".to_owned(),
+            address: "agent-a.example:7101".to_owned(),
+            role: MemberRole::Observer,
+            may_vote: true,
+            heard_ago: Some(Duration::new(LARGE, 1)),
+            log_index: LARGE,
+            behind: LARGE,
+        }]),
     ];
     let goldens = check_all("response", all, |response| match response {
         Response::Outcome(_) => "outcome",
@@ -161,6 +190,8 @@ fn every_response_is_encoded_as_ever() {
         Response::Failed(_) => "failed",
         Response::Changes(_) => "changes",
         Response::Inspected(_) => "inspected",
+        Response::Done => "done",
+        Response::Members(_) => "members",
     });
     golden::covers_variants::<Response>(&goldens);
     golden::withstands::<Response>(&goldens);

@@ -51,7 +51,8 @@ fn vote(committed: bool) -> Vote {
 /// A joint configuration with an observer.
 fn membership() -> Membership<NodeId, Member> {
     let voters = |ids: &[u64]| ids.iter().map(|n| node(*n)).collect::<BTreeSet<_>>();
-    let member = |n: u64| Member { agent: format!("agent-{n}"), addr: format!("127.0.0.1:710{n}") };
+    let member =
+        |n: u64| Member { agent: format!("agent-{n}"), addr: format!("127.0.0.1:710{n}"), observer: n == 4 };
     let nodes: BTreeMap<_, _> = (1..=4).map(|n| (node(n), member(n))).collect();
     Membership::new(vec![voters(&[1, 2, 3]), voters(&[1, 2])], nodes).unwrap()
 }

@@ -7,6 +7,7 @@
 mod goldens;
 pub(crate) mod log;
 pub(crate) mod machine;
+mod membership;
 pub(crate) mod network;
 mod pipeline;
 #[cfg(feature = "chaos")]
@@ -16,7 +17,15 @@ mod settings;
 mod tests;
 mod types;
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use openraft::{
     Instant as _, ReadPolicy,
@@ -28,10 +37,12 @@ use openraft::{
 use self::{
     log::Log,
     machine::Machine,
+    membership::AddressBook,
     network::Network,
     types::{Answer, Handle, Metrics, Proposal, Types},
 };
 pub(crate) use self::{
+    membership::{Change, Membership},
     network::{ReceiveError, Receiver},
     settings::Compaction,
     types::Member,
@@ -52,6 +63,8 @@ use crate::{
 pub(crate) struct Consensus {
     raft: Handle,
     log: Log,
+    /// See [`led`](Self::led).
+    led: Arc<AtomicU64>,
     /// How long an acknowledgement of a quorum counts.
     leader_lease: Duration,
 }
@@ -123,10 +136,13 @@ impl Consensus {
         let log = Log::new(journal.clone(), recovered)?;
         let past = Past { has_voted: log.has_voted(), has_log: log.has_entries() };
         let machine = Machine::new(journal, replica);
-        let raft = openraft::Raft::build(node, Arc::new(config), Network { transport }, log.clone(), machine)
+        let book = AddressBook::default();
+        let network = Network { transport, book: book.clone() };
+        let raft = openraft::Raft::build(node, Arc::new(config), network, log.clone(), machine)
             .await
             .map_err(io::Error::other)?;
-        Ok((Self { raft, log, leader_lease: timing.election_timeout_max }, past))
+        book.fill(raft.metrics());
+        Ok((Self { raft, log, led: Arc::default(), leader_lease: timing.election_timeout_max }, past))
     }
 
     /// Starts it.
@@ -136,7 +152,7 @@ impl Consensus {
 
     /// What peers' messages are handed to.
     pub(crate) fn receiver(&self) -> Receiver {
-        Receiver::new(self.raft.clone(), self.log.clone())
+        Receiver::new(self.raft.clone(), self.log.clone(), self.led.clone())
     }
 
     /// Forms the cluster, once, on one founder. True if it did, false if there is a cluster already.
@@ -222,6 +238,12 @@ impl Consensus {
         LeadershipWatch { server: self.raft.server_metrics() }
     }
 
+    /// How many messages of leaders have come in. It moves at every heartbeat while this node is a member in reach; that it
+    /// knows a leader says less, for an observer never forgets the last one.
+    pub(crate) fn led(&self) -> u64 {
+        self.led.load(Ordering::Relaxed)
+    }
+
     /// The address at which a member is reached.
     pub(crate) fn address_of(&self, node: NodeId) -> Option<String> {
         let metrics = self.raft.metrics();
@@ -243,15 +265,6 @@ impl Consensus {
             Some(acked) => acked.into_inner().elapsed() < self.leader_lease,
             None => false,
         }
-    }
-
-    /// The members, and who of them votes.
-    pub(crate) fn members(&self) -> Vec<(NodeId, Member, bool)> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let membership = metrics.membership_config.membership();
-        let voters: std::collections::BTreeSet<NodeId> = membership.voter_ids().collect();
-        membership.nodes().map(|(id, member)| (*id, member.clone(), voters.contains(id))).collect()
     }
 
     /// Hands leadership to the voter whose log is the furthest, and waits at most `within` for it to take over.

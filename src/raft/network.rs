@@ -6,7 +6,10 @@
 use std::{
     future::Future,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,6 +29,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     log::{Has, Log},
+    membership::AddressBook,
     pipeline::{self, Pipeline},
     types::{Handle, Member, Snapshot, SnapshotMeta, Types, Vote},
 };
@@ -58,7 +62,8 @@ pub(super) struct Piece {
 
 /// Makes openraft's connections to its peers.
 pub(crate) struct Network {
-    pub(crate) transport: Arc<dyn Transport>,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) book: AddressBook,
 }
 
 impl RaftNetworkFactory<Types> for Network {
@@ -67,7 +72,9 @@ impl RaftNetworkFactory<Types> for Network {
     async fn new_client(&mut self, target: NodeId, node: &Member) -> Link {
         Link {
             transport: self.transport.clone(),
-            peer: Peer { address: node.addr.clone(), node: Some(target) },
+            book: self.book.clone(),
+            target,
+            address: node.addr.clone(),
         }
     }
 }
@@ -75,10 +82,18 @@ impl RaftNetworkFactory<Types> for Network {
 /// The way to one peer.
 pub(crate) struct Link {
     transport: Arc<dyn Transport>,
-    peer: Peer,
+    book: AddressBook,
+    target: NodeId,
+    /// Where it was when this way was made.
+    address: String,
 }
 
 impl Link {
+    fn peer(&self) -> Peer {
+        let address = self.book.find(self.target).unwrap_or_else(|| self.address.clone());
+        Peer { address, node: Some(self.target) }
+    }
+
     async fn call<Q: Serialize, R: DeserializeOwned>(
         &self,
         lane: Lane,
@@ -88,7 +103,7 @@ impl Link {
     ) -> Result<R, RPCError<Types>> {
         let payload = codec::encode(request).into();
         let reply =
-            self.transport.call(&self.peer, lane, method, payload, within).await.map_err(of_call_error)?;
+            self.transport.call(&self.peer(), lane, method, payload, within).await.map_err(of_call_error)?;
         codec::decode(&reply).map_err(|error| RPCError::Network(NetworkError::new(&error)))
     }
 }
@@ -204,6 +219,8 @@ impl RaftNetworkV2<Types> for Link {
 pub(crate) struct Receiver {
     raft: Handle,
     log: Log,
+    /// How many messages of leaders have come in.
+    led: Arc<AtomicU64>,
     /// The snapshot that is arriving; one at a time, a new one replaces it.
     arriving: Mutex<Option<Arriving>>,
 }
@@ -228,8 +245,8 @@ pub(crate) enum ReceiveError {
 }
 
 impl Receiver {
-    pub(super) fn new(raft: Handle, log: Log) -> Self {
-        Self { raft, log, arriving: Mutex::new(None) }
+    pub(super) fn new(raft: Handle, log: Log, led: Arc<AtomicU64>) -> Self {
+        Self { raft, log, led, arriving: Mutex::new(None) }
     }
 
     /// Answers one message; `None` for a method that isn't openraft's.
@@ -238,6 +255,9 @@ impl Receiver {
         method: Method,
         payload: &[u8],
     ) -> Option<Result<Bytes, ReceiveError>> {
+        if matches!(method, APPEND | SNAPSHOT) {
+            self.led.fetch_add(1, Ordering::Relaxed);
+        }
         let stopped = |error: &dyn std::fmt::Display| ReceiveError::Stopped(error.to_string());
         Some(
             match method {

@@ -129,7 +129,7 @@ async fn a_restarted_leader_stands_for_election() {
     let second = {
         let journal: Arc<MemoryJournal> = Arc::new(journal);
         let (consensus, _) = alone(journal.clone(), Recovered::default()).await;
-        let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned() };
+        let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned(), observer: false };
         assert!(consensus.found(BTreeMap::from([(NodeId::from_bits(1), member)])).await.unwrap());
         let term = until_leading(&consensus).await;
         assert_eq!(consensus.propose(found(7)).await, Ok(Outcome::Founded));
@@ -151,7 +151,7 @@ async fn a_restarted_leader_stands_for_election() {
 #[tokio::test]
 async fn a_proposal_for_another_term_changes_nothing() {
     let (consensus, replica) = alone(Arc::new(MemoryJournal::new()), Recovered::default()).await;
-    let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned() };
+    let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned(), observer: false };
     consensus.found(BTreeMap::from([(NodeId::from_bits(1), member)])).await.unwrap();
     let term = until_leading(&consensus).await;
     for other in [term - 1, term + 1] {

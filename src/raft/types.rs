@@ -36,6 +36,8 @@ pub(crate) struct Member {
     pub(crate) agent: String,
     /// The address at which the other agents reach it.
     pub(crate) addr: String,
+    /// Whether it never wants to vote.
+    pub(crate) observer: bool,
 }
 
 openraft::declare_raft_types!(

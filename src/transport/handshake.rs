@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// The protocol versions that this program speaks.
-pub(super) const VERSIONS: RangeInclusive<u16> = 2..=2;
+pub(super) const VERSIONS: RangeInclusive<u16> = 3..=3;
 /// How every greeting begins.
 pub(super) const MAGIC: [u8; 8] = *b"leasehld";
 /// The bytes before the body.

@@ -57,15 +57,20 @@ pub struct Cluster {
 impl Cluster {
     /// In this process and in memory, with a network that can be cut.
     pub async fn in_process(count: usize) -> Self {
-        let mut cluster = Self {
+        let mut cluster = Self::in_process_stopped(count);
+        cluster.start_all().await;
+        cluster
+    }
+
+    /// The same, not started yet.
+    pub fn in_process_stopped(count: usize) -> Self {
+        Self {
             network: Some(InProcessNetwork::new(7)),
             addresses: (0..count).map(|n| format!("agent-{n}:7101")).collect(),
             agents: Vec::new(),
             timing: Timing { ttl: Duration::from_secs(2), ..Timing::fast_lan() },
             folder: None,
-        };
-        cluster.start_all().await;
-        cluster
+        }
     }
 
     /// Over TCP, with data directories.

@@ -12,5 +12,6 @@ mod failures;
 mod fixture;
 mod known_bugs;
 mod leases;
+mod members;
 mod sharing;
 mod starting;

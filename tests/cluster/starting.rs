@@ -101,12 +101,15 @@ async fn lists_that_disagree_are_refused_by_name_on_both_sides() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_agent_that_lost_its_memory_is_not_let_in_under_its_old_id() {
-    let mut cluster = Cluster::in_process(3).await;
+async fn of_a_fixed_membership_an_agent_that_lost_its_memory_is_none() {
+    let mut cluster = Cluster::in_process_stopped(3);
+    let starts = (0..3).map(|n| cluster.builder(n).danger_fixed_membership().start());
+    cluster.agents = futures_util::future::try_join_all(starts).await.unwrap();
     let lost = cluster.followers().await[0];
     let agent = cluster.agents.remove(lost);
     agent.shutdown().await;
-    let error = soon("the refusal", cluster.builder(lost).start()).await.unwrap_err();
+    let again = cluster.builder(lost).danger_fixed_membership();
+    let error = soon("the refusal", again.start()).await.unwrap_err();
     assert!(matches!(error, StartError::AlreadyFounded { .. }), "{error}");
     cluster.stop_all().await;
 }

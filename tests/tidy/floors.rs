@@ -25,6 +25,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("table", 1),
     ("deadlines", 1),
     ("session", 1),
+    ("plan", 1),
     // The world, and what is said to others in it.
     ("clock", 2),
     ("runtime", 2),
@@ -42,6 +43,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("lease", 4),
     ("error", 4),
     ("metrics", 4),
+    ("members", 4),
     // Who answers for it: a node of this process, or one elsewhere.
     ("agent", 5),
     ("client", 5),

@@ -45,6 +45,9 @@ pub(crate) async fn agent(args: AgentArgs) -> Result<(), Failed> {
         }
         Either::Second(reason) => {
             agent.shutdown().await;
+            if agent.has_left() {
+                return Ok(());
+            }
             let text = format!(
                 "the agent {} has stepped down: {reason}; it answers nobody any more. Free the cause, and start it again",
                 status.agent
@@ -60,7 +63,21 @@ fn builder(args: &AgentArgs) -> Builder {
         Profile::FastLan => Timing::fast_lan(),
         Profile::Wan => Timing::wan(),
     };
-    let mut builder = Agent::builder(&args.name).listen(&args.listen).founders(&args.founders).timing(timing);
+    let mut builder = Agent::builder(&args.name)
+        .listen(&args.listen)
+        .founders(&args.founders)
+        .join(&args.join)
+        .observer(args.observer)
+        .timing(timing);
+    if let Some(voters) = args.voters_max {
+        builder = builder.voters_max(voters);
+    }
+    if let Some(span) = args.dead_after {
+        builder = builder.dead_after(span);
+    }
+    if let Some(span) = args.forget_after {
+        builder = builder.forget_after(span);
+    }
     if let Some(address) = &args.advertise {
         builder = builder.advertise(address);
     }

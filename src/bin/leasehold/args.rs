@@ -44,6 +44,18 @@ pub(crate) enum Command {
     /// Hand a lease over to one of those who wait for it
     #[command(after_help = help::TRANSFER)]
     Transfer(TransferArgs),
+    /// Show the members, as the leader sees them
+    #[command(after_help = help::MEMBERS)]
+    Members(LookArgs),
+    /// Let an observer vote
+    #[command(after_help = help::PROMOTE)]
+    Promote(MemberArgs),
+    /// Remove a member that is out of reach
+    #[command(after_help = help::REMOVE)]
+    Remove(MemberArgs),
+    /// Tell an agent to leave the cluster, and to stop
+    #[command(after_help = help::LEAVE)]
+    Leave(MemberArgs),
     /// Try simulated clusters under faults of all kinds, seed by seed
     #[cfg(feature = "chaos")]
     #[command(after_help = help::CHAOS)]
@@ -80,8 +92,29 @@ pub(crate) struct AgentArgs {
     pub(crate) listen: String,
     /// The addresses of all agents that form the cluster, this one's among them: the same on every agent. Repeat it, or
     /// separate them by commas
-    #[arg(long = "founder", value_delimiter = ',', required = true, value_name = "HOST:PORT,…")]
+    #[arg(
+        long = "founder",
+        value_delimiter = ',',
+        required_unless_present = "join",
+        conflicts_with = "join",
+        value_name = "HOST:PORT,…"
+    )]
     pub(crate) founders: Vec<String>,
+    /// Addresses of members of a cluster that is there, to join it
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,…")]
+    pub(crate) join: Vec<String>,
+    /// Never vote
+    #[arg(long, conflicts_with = "founders")]
+    pub(crate) observer: bool,
+    /// How many members vote, at most; the leader's setting counts [default: 5]
+    #[arg(long, value_name = "N")]
+    pub(crate) voters_max: Option<usize>,
+    /// After what silence a voter is replaced by an observer; the leader's setting counts [default: 30s]
+    #[arg(long, value_parser = span::parse, value_name = "SPAN")]
+    pub(crate) dead_after: Option<Duration>,
+    /// After what silence an observer is removed; the leader's setting counts [default: 5m]
+    #[arg(long, value_parser = span::parse, value_name = "SPAN")]
+    pub(crate) forget_after: Option<Duration>,
     /// The address under which the founders list this agent, if it is not the one it listens on
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Option<String>,
@@ -115,6 +148,15 @@ pub(crate) struct LookArgs {
     /// One JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A member, and how to reach the cluster.
+#[derive(Args)]
+pub(crate) struct MemberArgs {
+    /// Its agent's name, its address or its node id
+    pub(crate) member: String,
+    #[command(flatten)]
+    pub(crate) look: LookArgs,
 }
 
 #[derive(Args)]

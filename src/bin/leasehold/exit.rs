@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use leasehold::{AcquireError, ConnectError, ReadError, RevokeError, StartError};
+use leasehold::{AcquireError, ConnectError, MemberError, ReadError, RevokeError, StartError};
 
 /// Something went wrong.
 pub(crate) const ERROR: u8 = 1;
@@ -87,6 +87,12 @@ impl From<ReadError> for Failed {
             )),
             error => Self::new(error),
         }
+    }
+}
+
+impl From<MemberError> for Failed {
+    fn from(error: MemberError) -> Self {
+        Self::new(error)
     }
 }
 

@@ -25,7 +25,10 @@ Example:
 pub(crate) const AGENT: &str = "\
 It prints one line, `ready …`, on standard output once it serves, and logs to standard error (RUST_LOG says what).
 
-Exit codes: 0 when it was told to stop, 74 when its storage failed and it stepped down, 1 for other errors, 2 for wrong
+It forms a cluster with the other founders, or joins one (--join): then it observes, and votes when there is room. What is
+dead is replaced by itself; an agent that has lost its data directory, or keeps none, comes back as a new member.
+
+Exit codes: 0 when it was told to stop or to leave, 74 when its storage failed and it stepped down, 1 for other errors, 2 for wrong
 settings.
 
 Example:
@@ -121,6 +124,42 @@ the command can't be executed, 127 when there is none, 1 for other errors, 2 for
 
 Example:
   leasehold run orders --wait 30s --connect 127.0.0.1:7101 -- sh -c 'echo token $LEASEHOLD_TOKEN'";
+
+/// `members`'.
+pub(crate) const MEMBERS: &str = "\
+HEARD is how long ago the leader sent what the member has answered, LOG the index up to which its log is the leader's, and
+BEHIND how many entries the leader has beyond that.
+
+With --json, for each member: agent, node, address, role (leader, follower, observer), may_vote, heard_ms_ago (or null),
+log_index, behind.
+
+Example:
+  leasehold members --connect 127.0.0.1:7101";
+
+/// `promote`'s.
+pub(crate) const PROMOTE: &str = "\
+The leader does so by itself, two at a time, while fewer vote than --voters-max says; this is for one at once. Exit code 1
+if it can't vote yet, or as many vote as may.
+
+Example:
+  leasehold promote agent-4 --connect 127.0.0.1:7101";
+
+/// `remove`'s.
+pub(crate) const REMOVE: &str = "\
+The leader does so by itself after a while (--dead-after, --forget-after); this is for at once. A member in reach is told to
+leave instead. One that comes back is a member again. Exit code 1 if it is in reach, or if the others would have no
+majority.
+
+Example:
+  leasehold remove agent-4 --connect 127.0.0.1:7101";
+
+/// `leave`'s.
+pub(crate) const LEAVE: &str = "\
+The agent gives its leases back, hands leadership over, ends being a member, and stops with exit code 0. Exit code 1 if it
+could not leave within 10 s, because its vote is needed: then it goes on.
+
+Example:
+  leasehold leave agent-4 --connect 127.0.0.1:7101";
 
 /// `completions`'.
 pub(crate) const COMPLETIONS: &str = "\

@@ -14,6 +14,7 @@ mod guard;
 mod help;
 mod look;
 mod manual;
+mod members;
 mod output;
 mod run;
 mod seam;
@@ -71,6 +72,10 @@ async fn carry_out(command: Command) -> Result<ExitCode, Failed> {
         Command::Run(args) => return run::run(args).await.map(ExitCode::from),
         Command::Revoke(args) => by_hand::revoke(args).await?,
         Command::Transfer(args) => by_hand::transfer(args).await?,
+        Command::Members(args) => members::members(args).await?,
+        Command::Promote(args) => members::promote(args).await?,
+        Command::Remove(args) => members::remove(args).await?,
+        Command::Leave(args) => members::leave(args).await?,
         #[cfg(feature = "chaos")]
         Command::Chaos(args) => chaos::chaos(&args)?,
         Command::Completions(args) => manual::completions(&args)?,

@@ -1,0 +1,456 @@
+//! The membership, cared for by the leader: what [`plan`](crate::plan) says is carried out, and what members and
+//! operators ask for, one change at a time.
+//!
+//! *Why no change costs the quorum:* the plan makes one only where a majority of the old voters and one of the new were
+//! heard a moment ago. *Why no change is made upon what is old:* each names the membership that it was decided upon and
+//! the term, and openraft appends it only while both are so. *Why none is left half done:* a change runs in a task of its
+//! own, which no caller's end takes down, and a joint membership that an earlier leader left is settled by the next.
+//!
+//! Nothing happens in the first moments of a leadership, nor before an entry of its term is applied, nor while a majority
+//! is out of touch. Silence is counted from when this node began to lead, or first saw the member.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+use super::leader::Leader;
+use crate::{
+    clock::Clock,
+    config::Timing,
+    id::NodeId,
+    limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX},
+    message::{Failure, MemberReport, MemberRole, Response},
+    plan::{Care, Seen, Situation, Step},
+    raft::{Change, Consensus, ConsensusError, Member, Membership},
+    runtime,
+    tasks::Tasks,
+    time::Moment,
+};
+
+/// An observer whose log is behind by at most so many entries may vote.
+const CAUGHT_UP_ENTRIES: u64 = 1_000;
+/// How long is waited for a change that another one needs, and how often it is looked for.
+const SETTLES_WITHIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(10));
+
+/// The part of a node that cares for the membership, while it leads.
+pub(crate) struct Caretaker {
+    node: NodeId,
+    consensus: Consensus,
+    leader: Arc<Leader>,
+    clock: Arc<dyn Clock>,
+    timing: Timing,
+    care: Care,
+    /// Whether the membership stays as it is.
+    fixed: bool,
+    /// Held by whoever changes the membership.
+    changing: Arc<tokio::sync::Mutex<()>>,
+    known: Mutex<Known>,
+    tasks: Tasks,
+}
+
+/// Since when this leadership has known of what.
+#[derive(Default)]
+struct Known {
+    term: u64,
+    since: Option<Moment>,
+    members: BTreeMap<NodeId, Moment>,
+}
+
+/// The members at one moment.
+struct Look {
+    term: u64,
+    upon: Membership,
+    members: BTreeMap<NodeId, Seen>,
+    now: Moment,
+}
+
+impl Look {
+    fn situation<'a>(&'a self, caretaker: &'a Caretaker) -> Situation<'a> {
+        Situation { care: &caretaker.care, now: self.now, leader: caretaker.node, members: &self.members }
+    }
+
+    fn name(&self, node: NodeId) -> String {
+        self.upon.members.get(&node).map_or_else(|| node.to_string(), |(member, _)| member.agent.clone())
+    }
+
+    fn names(&self, nodes: &BTreeSet<NodeId>) -> Vec<String> {
+        nodes.iter().map(|node| self.name(*node)).collect()
+    }
+}
+
+fn refused(detail: impl Into<String>) -> Response {
+    Response::Failed(Failure::Refused(detail.into()))
+}
+
+fn of(error: ConsensusError) -> Response {
+    Response::Failed(match error {
+        // A change is made anew upon what is then: to ask again is harmless.
+        ConsensusError::Unknown(detail) => Failure::Unavailable(detail),
+        other => super::route::failure_of(other),
+    })
+}
+
+impl Caretaker {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a part of the node, named at the one place that calls it"
+    )]
+    pub(crate) fn new(
+        node: NodeId,
+        consensus: Consensus,
+        leader: Arc<Leader>,
+        clock: Arc<dyn Clock>,
+        timing: Timing,
+        care: Care,
+        fixed: bool,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            consensus,
+            leader,
+            clock,
+            timing,
+            care,
+            fixed,
+            changing: Arc::default(),
+            known: Mutex::default(),
+            tasks,
+        })
+    }
+
+    /// Carries out what the plan says, until the node stops.
+    pub(crate) async fn attend(self: Arc<Self>) {
+        if self.fixed {
+            return;
+        }
+        loop {
+            runtime::sleep(self.care.in_touch_within / 2).await;
+            let caretaker = self.clone();
+            let failed = match self.alone(async move { caretaker.next_step().await }).await {
+                Response::Failed(failure @ (Failure::Unknown(_) | Failure::Unavailable(_))) => failure,
+                _ => continue,
+            };
+            tracing::debug!(%failed, "no change of the membership for now");
+        }
+    }
+
+    async fn next_step(&self) -> Response {
+        let look = match self.look() {
+            Ok(look) => look,
+            Err(failure) => return Response::Failed(failure),
+        };
+        if look.upon.is_joint {
+            tracing::info!("a change of voters that an earlier leader left half done is ended");
+            return self.change(&look, Change::Settle).await;
+        }
+        match look.situation(self).next() {
+            Some(step) => self.carry_out(&look, step).await,
+            None => Response::Done,
+        }
+    }
+
+    /// Runs a change in a task of its own, one at a time.
+    async fn alone(&self, change: impl Future<Output = Response> + Send + 'static) -> Response {
+        let Ok(alone) = self.changing.clone().try_lock_owned() else {
+            return Response::Failed(Failure::Unavailable(
+                "another change of the membership is under way".to_owned(),
+            ));
+        };
+        let (tell, told) = oneshot::channel();
+        self.tasks.spawn(async move {
+            let response = change.await;
+            drop(alone);
+            let _ = tell.send(response);
+        });
+        told.await.unwrap_or_else(|_| Response::Failed(Failure::Stopped("the agent is stopping".to_owned())))
+    }
+
+    /// The members, as this node sees them if it leads.
+    fn look(&self) -> Result<Look, Failure> {
+        let leadership = self.consensus.leadership();
+        let term = leadership.term;
+        if !leadership.leading || self.leader.ready_in() != Some(term) {
+            return Err(Failure::NotLeader { leader: leadership.leader.map(|node| (node, String::new())) });
+        }
+        if !self.consensus.quorum_is_fresh() {
+            return Err(Failure::Unavailable("this leader has lost touch with its quorum".to_owned()));
+        }
+        let upon = self.consensus.membership();
+        let (reached, last) = self.consensus.reached();
+        let now = self.clock.now();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.term != term {
+            *known = Known { term, since: Some(now), members: BTreeMap::new() };
+        }
+        known.members.retain(|node, _| upon.members.contains_key(node));
+        let heard = |node: &NodeId| reached.get(node).and_then(|reached| reached.heard_ago);
+        let mut members = BTreeMap::new();
+        for (node, (member, voter)) in &upon.members {
+            let first = *known.members.entry(*node).or_insert(now);
+            let heard_ago = heard(node);
+            let later = |other: &NodeId| match (heard(other), heard_ago) {
+                (Some(theirs), Some(ours)) => theirs < ours && theirs < self.care.in_touch_within,
+                (Some(theirs), None) => theirs < self.care.in_touch_within,
+                (None, _) => *other == self.node,
+            };
+            let superseded = upon
+                .members
+                .iter()
+                .any(|(other, (theirs, _))| other != node && theirs.addr == member.addr && later(other));
+            let matched = reached.get(node).map_or(0, |reached| reached.matched);
+            members.insert(
+                *node,
+                Seen {
+                    voter: *voter,
+                    willing: !member.observer,
+                    caught_up: heard_ago.is_some()
+                        && matched > 0
+                        && matched.saturating_add(CAUGHT_UP_ENTRIES) >= last,
+                    heard: heard_ago.map_or(first, |ago| (now - ago).max(first)),
+                    superseded: superseded && *node != self.node,
+                },
+            );
+        }
+        let led = known.since.map_or(Duration::ZERO, |since| now.since(since));
+        if led < self.care.in_touch_within {
+            return Err(Failure::Unavailable("this leader does not know its members yet".to_owned()));
+        }
+        Ok(Look { term, upon, members, now })
+    }
+
+    async fn change(&self, look: &Look, change: Change) -> Response {
+        match self.consensus.change(look.term, &look.upon, change).await {
+            Ok(()) => Response::Done,
+            Err(error) => of(error),
+        }
+    }
+
+    async fn carry_out(&self, look: &Look, step: Step) -> Response {
+        let Step { promote, demote, remove, why } = step;
+        tracing::info!(
+            promoted = ?look.names(&promote),
+            demoted = ?look.names(&demote),
+            removed = ?look.names(&remove),
+            "the membership changes: {why}"
+        );
+        if !promote.is_empty() || !demote.is_empty() {
+            let changed = self.change(look, Change::Voters { promote, demote }).await;
+            if changed != Response::Done || remove.is_empty() {
+                return changed;
+            }
+            if let Err(failure) = self.settled().await {
+                return Response::Failed(failure);
+            }
+        }
+        let upon = self.consensus.membership();
+        match self.consensus.change(look.term, &upon, Change::Remove(remove)).await {
+            Ok(()) => Response::Done,
+            Err(error) => of(error),
+        }
+    }
+
+    /// Waits until the last change is committed as far as this node's view of it goes.
+    async fn settled(&self) -> Result<(), Failure> {
+        let (within, every) = SETTLES_WITHIN;
+        let settled = async {
+            loop {
+                let membership = self.consensus.membership();
+                if membership.is_committed && !membership.is_joint {
+                    return;
+                }
+                runtime::sleep(every).await;
+            }
+        };
+        runtime::timeout(within, settled).await.map_err(|runtime::TimedOut| {
+            Failure::Unavailable("a change of the membership takes long".to_owned())
+        })
+    }
+
+    /// A member is, or wants to be, one, at this address. An entry only where that is news.
+    pub(crate) async fn join(self: &Arc<Self>, node: NodeId, member: Member, timing: Timing) -> Response {
+        if member.addr.len() > ADDRESS_BYTES_MAX || !crate::config::is_address(&member.addr, false) {
+            return refused(format!("{:?} is not an address, which is host:port", member.addr));
+        }
+        if let Some(detail) = differing(&timing, &self.timing) {
+            return refused(format!("its timing is not the cluster's: {detail}; give it the same"));
+        }
+        let caretaker = self.clone();
+        self.alone(async move { caretaker.set(node, member).await }).await
+    }
+
+    async fn set(&self, node: NodeId, member: Member) -> Response {
+        let look = match self.look() {
+            Ok(look) => look,
+            Err(failure) => return Response::Failed(failure),
+        };
+        let known = look.upon.members.get(&node);
+        if known.is_some_and(|(known, _)| *known == member) {
+            return Response::Done;
+        }
+        if known.is_none() && self.fixed {
+            return refused("this cluster's membership is fixed: nobody joins it");
+        }
+        if known.is_none() && look.upon.members.len() >= MEMBERS_MAX {
+            return refused(format!(
+                "this cluster has {MEMBERS_MAX} members, and there can't be more; remove some"
+            ));
+        }
+        if look.upon.is_joint {
+            return Response::Failed(Failure::Unavailable("voters are being changed".to_owned()));
+        }
+        tracing::info!(agent = member.agent, %node, address = member.addr, joins = known.is_none(), "a member says where it is");
+        self.change(&look, Change::Set(node, member)).await
+    }
+
+    /// A member wants to go.
+    pub(crate) async fn depart(self: &Arc<Self>, node: NodeId) -> Response {
+        let caretaker = self.clone();
+        self.alone(async move { caretaker.go(node).await }).await
+    }
+
+    async fn go(&self, node: NodeId) -> Response {
+        let look = match self.look() {
+            Ok(look) => look,
+            Err(failure) => return Response::Failed(failure),
+        };
+        if !look.upon.members.contains_key(&node) {
+            return Response::Done;
+        }
+        match look.situation(self).without(node) {
+            Some(step) => self.carry_out(&look, step).await,
+            None => refused(format!(
+                "without {} there could be no majority any more: others are out of reach, or it leads; see `members`",
+                look.name(node)
+            )),
+        }
+    }
+
+    /// A member that is out of reach is to be none any more. One in reach would come back: it is told to leave.
+    pub(crate) async fn remove(self: &Arc<Self>, node: NodeId) -> Response {
+        let caretaker = self.clone();
+        self.alone(async move {
+            let look = match caretaker.look() {
+                Ok(look) => look,
+                Err(failure) => return Response::Failed(failure),
+            };
+            if look.upon.members.contains_key(&node) && look.situation(&caretaker).is_in_touch(&node) {
+                let name = look.name(node);
+                return refused(format!("{name} is in reach, and would come back; tell it to leave instead"));
+            }
+            caretaker.go(node).await
+        })
+        .await
+    }
+
+    /// An observer is to vote.
+    pub(crate) async fn promote(self: &Arc<Self>, node: NodeId) -> Response {
+        let caretaker = self.clone();
+        self.alone(async move {
+            let look = match caretaker.look() {
+                Ok(look) => look,
+                Err(failure) => return Response::Failed(failure),
+            };
+            let Some((_, votes)) = look.upon.members.get(&node) else {
+                return refused(format!("{node} is no member; see `members`"));
+            };
+            let voters = look.upon.members.values().filter(|(_, votes)| *votes).count();
+            let most = caretaker.care.voters_max;
+            if *votes {
+                return Response::Done;
+            }
+            if voters >= most {
+                return refused(format!(
+                    "{voters} members vote, and voters_max is {most}; let one of them leave first"
+                ));
+            }
+            match look.situation(&caretaker).promoting(node) {
+                Some(step) => caretaker.carry_out(&look, step).await,
+                None => refused(format!(
+                    "{} can't vote yet: it is out of reach or has not caught up, or a majority is out of reach",
+                    look.name(node)
+                )),
+            }
+        })
+        .await
+    }
+
+    /// Lets another one vote beside this node, if it leads and votes alone.
+    pub(crate) async fn find_an_heir(self: &Arc<Self>) -> Response {
+        let caretaker = self.clone();
+        self.alone(async move {
+            let look = match caretaker.look() {
+                Ok(look) => look,
+                Err(failure) => return Response::Failed(failure),
+            };
+            if look.upon.members.values().filter(|(_, votes)| *votes).count() > 1 {
+                return Response::Done;
+            }
+            match look.situation(&caretaker).an_heir() {
+                Some(step) => caretaker.carry_out(&look, step).await,
+                None => refused(
+                    "it votes alone, and no other member can take over; to end the cluster, stop the agent",
+                ),
+            }
+        })
+        .await
+    }
+
+    /// The members, as this node sees them if it leads.
+    pub(crate) fn report(&self) -> Response {
+        let leadership = self.consensus.leadership();
+        if !leadership.leading {
+            let leader = leadership.leader.map(|node| (node, String::new()));
+            return Response::Failed(Failure::NotLeader { leader });
+        }
+        let (reached, last) = self.consensus.reached();
+        let members = self.consensus.membership().members.into_iter();
+        let report = members.map(|(node, (member, voter))| {
+            let is_leader = node == self.node;
+            let reached = reached.get(&node);
+            let log_index = if is_leader { last } else { reached.map_or(0, |reached| reached.matched) };
+            MemberReport {
+                node,
+                agent: member.agent,
+                address: member.addr,
+                role: match (is_leader, voter) {
+                    (true, _) => MemberRole::Leader,
+                    (false, true) => MemberRole::Follower,
+                    (false, false) => MemberRole::Observer,
+                },
+                may_vote: !member.observer,
+                heard_ago: if is_leader {
+                    Some(Duration::ZERO)
+                } else {
+                    reached.and_then(|reached| reached.heard_ago)
+                },
+                log_index,
+                behind: last.saturating_sub(log_index),
+            }
+        });
+        Response::Members(report.collect())
+    }
+}
+
+/// What is different in two agents' timing and must not be: all but the ttl, which each lease carries.
+pub(super) fn differing(theirs: &Timing, ours: &Timing) -> Option<String> {
+    let alike = Timing { ttl: ours.ttl, ..*theirs };
+    if alike == *ours {
+        return None;
+    }
+    let told = |timing: &Timing| {
+        format!(
+            "heartbeat {:?}, election timeout {:?} to {:?}, drift {} ppm",
+            timing.heartbeat,
+            timing.election_timeout_min,
+            timing.election_timeout_max,
+            timing.clock_drift_max.ppm()
+        )
+    };
+    Some(format!("{} here, {} there", told(ours), told(theirs)))
+}

@@ -1,0 +1,153 @@
+//! The membership as openraft has it: who is a member, how far each is, and how it is changed.
+//!
+//! It says nothing about which change is wise: that is `plan.rs`, and who carries it out is `agent/care.rs`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use openraft::{
+    ChangeMembers, Instant as _, Precondition,
+    async_runtime::watch::WatchReceiver as _,
+    errors::{ClientWriteError, RaftError},
+    type_config::alias::WatchReceiverOf,
+};
+
+use super::{
+    Consensus, ConsensusError, not_leader,
+    types::{LogId, Member, Metrics, Types, leader_of},
+};
+use crate::id::NodeId;
+
+/// The membership, as this node has it: effective as soon as it is in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Membership {
+    /// The members, and whether each votes.
+    pub(crate) members: BTreeMap<NodeId, (Member, bool)>,
+    /// Whether a change of voters is half done: two majorities must agree.
+    pub(crate) is_joint: bool,
+    /// Whether its entry is committed; no other change may begin before.
+    pub(crate) is_committed: bool,
+    /// The entry that it comes from.
+    from: Option<LogId>,
+}
+
+/// How far a member is, as the leader knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reached {
+    /// How long ago a message was sent that it has answered since; `None` if none was, in this leadership.
+    pub(crate) heard_ago: Option<Duration>,
+    /// The index up to which its log is known to be the leader's.
+    pub(crate) matched: u64,
+}
+
+/// A change of the membership, in one entry or, where voters change, in two.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A new member, which observes; or another address, or another wish, of one that is known.
+    Set(NodeId, Member),
+    /// Some begin to vote, and some end; those observe from then on.
+    Voters {
+        /// Observers that vote from now on.
+        promote: BTreeSet<NodeId>,
+        /// Voters that only observe from now on.
+        demote: BTreeSet<NodeId>,
+    },
+    /// Observers that are members no more.
+    Remove(BTreeSet<NodeId>),
+    /// Ends a change that an earlier leader left half done.
+    Settle,
+}
+
+impl From<Change> for ChangeMembers<NodeId, Member> {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Set(node, member) => Self::SetNodes(BTreeMap::from([(node, member)])),
+            Change::Voters { promote, demote } => {
+                Self::Batch(vec![Self::AddVoterIds(promote), Self::RemoveVoters(demote)])
+            }
+            Change::Remove(nodes) => Self::RemoveNodes(nodes),
+            Change::Settle => Self::AddVoterIds(BTreeSet::new()),
+        }
+    }
+}
+
+impl Consensus {
+    /// The membership, now.
+    pub(crate) fn membership(&self) -> Membership {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let (effective, committed) = (&metrics.membership_config, &metrics.committed_membership_config);
+        let membership = effective.membership();
+        let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+        Membership {
+            members: membership
+                .nodes()
+                .map(|(node, member)| (*node, (member.clone(), voters.contains(node))))
+                .collect(),
+            is_joint: membership.get_joint_config().len() > 1,
+            is_committed: effective.log_id() == committed.log_id(),
+            from: *effective.log_id(),
+        }
+    }
+
+    /// How far the others are, and how far this node's own log goes. Empty on a node that doesn't lead.
+    pub(crate) fn reached(&self) -> (BTreeMap<NodeId, Reached>, u64) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard = metrics.heartbeat.as_ref();
+        let reached = metrics.replication.iter().flatten().filter(|(node, _)| **node != metrics.id);
+        let reached = reached.map(|(node, matched)| {
+            let heard = heard.and_then(|heard| heard.get(node).copied().flatten());
+            let reached = Reached {
+                heard_ago: heard.map(|heard| heard.into_inner().elapsed()),
+                matched: matched.map_or(0, |id| id.index),
+            };
+            (*node, reached)
+        });
+        (reached.collect(), metrics.last_log_index.unwrap_or(0))
+    }
+
+    /// Changes the membership, if this node leads `term` and the membership is still the one that the change was
+    /// decided upon. Returns when it is committed, with both its entries where it takes two. Not cancel-safe: dropped
+    /// between the two, it leaves a joint membership, which [`Change::Settle`] ends.
+    pub(crate) async fn change(
+        &self,
+        term: u64,
+        upon: &Membership,
+        change: Change,
+    ) -> Result<(), ConsensusError> {
+        let conditions = [
+            Precondition::CommittedLeaderId { committed_leader_id: leader_of(term) },
+            Precondition::LastMembershipLogId { last_membership_log_id: upon.from },
+        ];
+        match self.raft.change_membership_if(change, true, conditions).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
+            Err(RaftError::APIError(error)) => Err(ConsensusError::Unknown(error.to_string())),
+            Err(RaftError::Fatal(error)) => Err(ConsensusError::Stopped(error.to_string())),
+        }
+    }
+}
+
+/// Where the members are reached: what the membership says at the moment of a call, so that a connection which openraft
+/// keeps follows a member to its new address.
+#[derive(Clone, Default)]
+pub(crate) struct AddressBook {
+    /// Empty until the node is built. A receiver and not the node itself: that owns the book.
+    metrics: Arc<OnceLock<WatchReceiverOf<Types, Metrics>>>,
+}
+
+impl AddressBook {
+    pub(super) fn fill(&self, metrics: WatchReceiverOf<Types, Metrics>) {
+        let _ = self.metrics.set(metrics);
+    }
+
+    /// The address of a member, if it is one.
+    pub(super) fn find(&self, node: NodeId) -> Option<String> {
+        let metrics = self.metrics.get()?.borrow_watched();
+        metrics.membership_config.membership().get_node(&node).map(|member| member.addr.clone())
+    }
+}

@@ -132,9 +132,9 @@ impl Caretaker {
         loop {
             runtime::sleep(self.care.in_touch_within / 2).await;
             let caretaker = self.clone();
-            let failed = match self.alone(async move { caretaker.next_step().await }).await {
-                Response::Failed(failure @ (Failure::Unknown(_) | Failure::Unavailable(_))) => failure,
-                _ => continue,
+            let answer = self.alone(async move { caretaker.next_step().await }).await;
+            let Response::Failed(failed @ (Failure::Unknown(_) | Failure::Unavailable(_))) = answer else {
+                continue;
             };
             tracing::debug!(%failed, "no change of the membership for now");
         }

@@ -17,7 +17,7 @@
 //!   nothing makes it lose what it has: neither power loss nor a sync that fails.
 //! - *Rot of what was synced*: such an agent does not start again. [`DiskFault::Rot`](super::DiskFault::Rot) is for tests
 //!   of their own.
-//! - *Members that join and leave*: the product has no such changes yet.
+//! - *Members that join and leave*: the simulated cluster's membership is fixed.
 
 use std::{fmt, time::Duration};
 

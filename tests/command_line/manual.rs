@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::{
     harness::{Process, free_addresses, leasehold, until},
-    solo::Solo,
+    solo::{Solo, objects},
 };
 
 fn text(args: &[&str]) -> String {
@@ -103,6 +103,7 @@ fn help_says_what_scripts_have_to_know() {
             "event name queued position waiters acquired agent token ttl_ms lost reason released not_acquired failed detail",
         ),
         ("revoke", "name revoked next"),
+        ("members", "agent node address role may_vote heard_ms_ago log_index behind"),
         (
             "status",
             "address reachable agent node cluster version role term leader applied durable stopped ttl_ms detail",
@@ -134,6 +135,7 @@ fn every_example_works() {
             "{example}"
         );
         let address = if name == "agent" { &free } else { &solo.address };
+        let guest = matches!(&*name, "promote" | "remove" | "leave").then(|| guest_of(&solo, &name));
         let mut shell = Command::new("sh");
         let command = format!("exec {}", example.replace("127.0.0.1:7101", address));
         shell
@@ -158,6 +160,12 @@ fn every_example_works() {
         let ended = process.ended();
         assert_eq!(ended.code, 0, "{example}: {ended:?}");
         does_what_it_says(&name, &ended.out, folder.path());
+        if let Some(guest) = guest {
+            if name == "promote" {
+                assert_eq!(solo.ended(&["leave", "agent-4"]).code, 0);
+            }
+            assert_eq!(guest.ended().code, if name == "remove" { 128 + 9 } else { 0 });
+        }
         if let Some(standby) = standby {
             standby.signal(Signal::TERM);
             standby.ended();
@@ -166,6 +174,26 @@ fn every_example_works() {
             assert_eq!(holder.ended().code, 76);
         }
     }
+}
+
+/// Another member, as the command wants it: in reach or not.
+fn guest_of(solo: &Solo, command: &str) -> Process {
+    let [address] = free_addresses();
+    let args = ["agent", "--name", "agent-4", "--listen", &address, "--join", &solo.address, "--ttl", "2s"];
+    let guest = Process::start(&mut leasehold(&args));
+    let listed = || {
+        let out = solo.ended(&["members", "--json"]).out;
+        objects(&out).into_iter().find(|member| member["agent"] == "agent-4")
+    };
+    until("it to be listed and to have caught up", || listed().filter(|member| member["behind"] == 0));
+    if command == "remove" {
+        guest.signal(Signal::KILL);
+        let is_out_of_reach = |ms: u64| ms > 2_000;
+        until("it to be out of reach", || {
+            listed().filter(|member| member["heard_ms_ago"].as_u64().is_some_and(is_out_of_reach))
+        });
+    }
+    guest
 }
 
 fn does_what_it_says(name: &str, out: &str, folder: &Path) {
@@ -177,6 +205,10 @@ fn does_what_it_says(name: &str, out: &str, folder: &Path) {
         "run" => assert!(out.starts_with("token "), "{out}"),
         "revoke" => assert!(out.contains("revoked: orders, held by holder"), "{out}"),
         "transfer" => assert!(out.contains("granted: orders, held by standby"), "{out}"),
+        "members" => assert!(out.contains("leader") && out.contains("solo"), "{out}"),
+        "promote" => assert!(out.starts_with("promoted: agent-4"), "{out}"),
+        "remove" => assert!(out.starts_with("removed: agent-4"), "{out}"),
+        "leave" => assert!(out.starts_with("left: agent-4"), "{out}"),
         "completions" => assert!(written("leasehold.bash").contains("transfer")),
         "man" => assert!(written("leasehold-run.1").contains("grace")),
         _ => {}

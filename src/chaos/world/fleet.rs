@@ -224,6 +224,8 @@ impl Fleet {
             .listen(address(agent))
             .founders((0..setup.agents).map(address))
             .timing(setup.timing)
+            // Joining, leaving and replacing are not simulated yet.
+            .danger_fixed_membership()
             .clock(Arc::new(clock))
             .site(site);
         let fleet = self.clone();

@@ -28,15 +28,15 @@ fn golden_bytes() {
     assert_eq!(
         hex(&hello(&identity(), Lane::Bulk)),
         golden(&format!(
-            "6c65617365686c64 01 0200 0200 2f000000 {fields} 0300 0100 00 0400 0100 61 0500 0100 02"
+            "6c65617365686c64 01 0300 0300 2f000000 {fields} 0300 0100 00 0400 0100 61 0500 0100 02"
         ))
     );
     assert_eq!(
-        hex(&welcome(&identity(), 2)),
-        golden(&format!("6c65617365686c64 02 0200 0200 25000000 {fields} 0400 0100 61"))
+        hex(&welcome(&identity(), 3)),
+        golden(&format!("6c65617365686c64 02 0300 0300 25000000 {fields} 0400 0100 61"))
     );
     let rejection = Rejection { code: RejectCode::Cluster, text: "no".to_owned() };
-    assert_eq!(hex(&rejection.write()), golden("6c65617365686c64 03 0200 0200 04000000 0200 6e6f"));
+    assert_eq!(hex(&rejection.write()), golden("6c65617365686c64 03 0300 0300 04000000 0200 6e6f"));
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_later_program_is_refused_by_name_whatever_its_fields_mean() {
     let (head, body) = split(&bytes);
     let rejection = receive(&identity(), &head, body, "").unwrap_err();
     assert_eq!(rejection.code, RejectCode::Version);
-    assert!(rejection.text.contains("2 to 2") && rejection.text.contains("7 to 9"), "{rejection}");
+    assert!(rejection.text.contains("3 to 3") && rejection.text.contains("7 to 9"), "{rejection}");
     let bytes = Rejection { code: RejectCode::Other(77), text: "too\nold".to_owned() }.write();
     let (head, body) = split(&bytes);
     let error = conclude(&identity(), &head, body).unwrap_err();
@@ -127,7 +127,7 @@ fn a_member_has_a_node_id() {
 
 #[test]
 fn a_version_that_was_not_offered_is_not_accepted() {
-    for versions in [1..=1, 3..=3, 1..=2] {
+    for versions in [1..=1, 2..=2, 4..=4, 1..=3] {
         let bytes = Head::with_body(WELCOME, &versions, &[4, 0, 1, 0, b'a']);
         let (head, body) = split(&bytes);
         assert!(matches!(conclude(&identity(), &head, body), Err(NotSent::Handshake { .. })));

@@ -22,9 +22,11 @@ pub const WAITERS_PER_NAME_MAX: usize = 100_000;
 /// The longest that an agent works on one question of a client's.
 pub const ASK_MAX: Duration = Duration::from_secs(30);
 /// The most members of a cluster, observers included.
-pub const MEMBERS_MAX: usize = 1_000;
+pub const MEMBERS_MAX: usize = 500;
 /// The most of them that vote: each entry waits for a majority of them.
 pub const VOTERS_MAX: usize = 9;
+/// No more entries are sent to a follower at once when their memberships take more bytes than this together.
+pub const MEMBERSHIP_BYTES_PER_APPEND: usize = 128 * 1024;
 /// The most permits of one name.
 pub const PERMITS_MAX: u32 = 100_000;
 /// The longest that a name stays closed after an abnormal end.
@@ -110,7 +112,15 @@ const _: () = {
     assert!(RENEW_MAX * 17 + 64 < QUESTION_BYTES_MAX && ENTRY_BYTES_MAX < QUESTION_BYTES_MAX);
     assert!(QUESTION_BYTES_MAX < FRAME_BYTES_MAX);
     assert!(SNAPSHOT_CHUNK_BYTES < FRAME_BYTES_MAX);
-    assert!(ENTRIES_PER_APPEND_MAX as usize * ENTRY_BYTES_MAX < FRAME_BYTES_MAX);
+    // A full append, and the memberships in it: those that are counted, and the one that goes beyond them.
+    assert!(
+        ENTRIES_PER_APPEND_MAX as usize * ENTRY_BYTES_MAX
+            + MEMBERSHIP_BYTES_PER_APPEND
+            + MEMBERS_MAX * (AGENT_NAME_BYTES_MAX + ADDRESS_BYTES_MAX + 32)
+            + 1_024
+            < FRAME_BYTES_MAX
+    );
+    assert!(FOUNDERS_MAX <= MEMBERS_MAX && VOTERS_MAX <= MEMBERS_MAX);
     assert!(NAME_BYTES_MAX + METADATA_BYTES_MAX + AGENT_NAME_BYTES_MAX + 1_024 < ENTRY_BYTES_MAX);
     // An id takes at most 17 bytes, a token 9, its presence 1.
     assert!(EXPIRE_MAX * 27 + 64 < ENTRY_BYTES_MAX);

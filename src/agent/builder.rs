@@ -99,6 +99,10 @@ impl Builder {
 
     /// The addresses of the agents that form the cluster, this one's among them: the same list on every agent. Three
     /// or five; a cluster of `n` goes on while more than half of them run and are connected.
+    ///
+    /// An agent that comes back without its directory, or keeps none, joins what the others have. Hazard: founders that have
+    /// *all* lost what they had found a cluster anew, also where agents that joined later go on with the old one. One founder
+    /// alone without a data directory is in that place at each restart: let it [`join`](Self::join) the others then.
     pub fn founders<S: Into<String>>(mut self, addresses: impl IntoIterator<Item = S>) -> Self {
         self.founders = addresses.into_iter().map(Into::into).collect();
         self

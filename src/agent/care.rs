@@ -58,7 +58,15 @@ pub(crate) struct Caretaker {
 struct Known {
     term: u64,
     since: Option<Moment>,
+    /// When it looked last.
+    looked: Option<Moment>,
     members: BTreeMap<NodeId, Moment>,
+}
+
+impl Known {
+    fn forget(&mut self) {
+        *self = Self::default();
+    }
 }
 
 /// The members at one moment.
@@ -149,6 +157,12 @@ impl Caretaker {
             tracing::info!("a change of voters that an earlier leader left half done is ended");
             return self.change(&look, Change::Settle).await;
         }
+        if !look.upon.members.get(&self.node).is_some_and(|(_, votes)| *votes) {
+            // A change that a dead leader began has taken its vote. It would lead on, and could change nothing.
+            tracing::info!("this leader votes no more, and hands leadership over");
+            self.consensus.hand_over(self.timing.election_timeout_max).await;
+            return Response::Done;
+        }
         match look.situation(self).next() {
             Some(step) => self.carry_out(&look, step).await,
             None => Response::Done,
@@ -178,16 +192,23 @@ impl Caretaker {
         if !leadership.leading || self.leader.ready_in() != Some(term) {
             return Err(Failure::NotLeader { leader: leadership.leader.map(|node| (node, String::new())) });
         }
+        if !self.leader.is_founded() {
+            return Err(Failure::Unavailable("the cluster is being founded".to_owned()));
+        }
         if !self.consensus.quorum_is_fresh() {
+            self.known().forget();
             return Err(Failure::Unavailable("this leader has lost touch with its quorum".to_owned()));
         }
         let upon = self.consensus.membership();
         let (reached, last) = self.consensus.reached();
         let now = self.clock.now();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.term != term {
-            *known = Known { term, since: Some(now), members: BTreeMap::new() };
+        let mut known = self.known();
+        // One that stood still, or heard nobody, has not listened: what it takes for the others' silence is its own.
+        let listened = known.looked.is_some_and(|last| now.since(last) < self.care.in_touch_within * 2);
+        if known.term != term || !listened {
+            *known = Known { term, since: Some(now), ..Known::default() };
         }
+        known.looked = Some(now);
         known.members.retain(|node, _| upon.members.contains_key(node));
         let heard = |node: &NodeId| reached.get(node).and_then(|reached| reached.heard_ago);
         let mut members = BTreeMap::new();
@@ -222,6 +243,10 @@ impl Caretaker {
             return Err(Failure::Unavailable("this leader does not know its members yet".to_owned()));
         }
         Ok(Look { term, upon, members, now })
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn change(&self, look: &Look, change: Change) -> Response {

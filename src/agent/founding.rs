@@ -9,10 +9,17 @@
 //!    the life of its data directory.
 //! 3. With all promises, the former makes the plan the first log entry. The others get it by replication.
 //!
+//! A founder that comes back without what it had greets the others, finds that they are promised to a plan without it, and
+//! joins their cluster as a new member, if one of them shows that it was formed. It promises nothing any more.
+//!
 //! *Why there can't be two clusters:* a cluster needs the promise of every founder of its list, a founder gives one.
 //! Two lists that share a founder therefore make at most one cluster, and the greeting says so by name. If the
 //! former dies after some have promised, it goes on with the same plan when it restarts with its data directory. If
 //! it lost the directory, no cluster exists, and none can come of the old promises; the error says what to do.
+//!
+//! *What nothing can prevent:* founders that have *all* lost what they had found a cluster anew, also where others, who
+//! joined later, go on with the old one: they ask nobody but each other. So a founding is for the first start;
+//! [`Builder::founders`](super::Builder::founders) says so.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -168,11 +175,13 @@ impl Founding {
                 Reply::OtherList { founders: self.founders.clone() }
             }
             Question::Greet { node, .. } => {
+                // Under the lock: a cluster that is about to be joined counts.
+                let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
                 let plan = self.plan();
                 Reply::Greeting {
                     node: self.node,
                     agent: self.agent.clone(),
-                    promised: plan.as_ref().map(|plan| plan.cluster),
+                    promised: plan.as_ref().map(|plan| plan.cluster).or(*joined),
                     with_you: plan.is_some_and(|plan| plan.members.contains_key(&node)),
                 }
             }
@@ -205,8 +214,14 @@ impl Founding {
     }
 
     /// This agent joins a cluster that is there: it is written down, and no founding is promised any more. Blocks.
-    pub(crate) fn belong(&self, cluster: ClusterId) -> Result<(), StorageError> {
+    ///
+    /// # Errors
+    /// When it has promised itself to a founding meanwhile: a promise is kept.
+    pub(crate) fn belong(&self, cluster: ClusterId) -> Result<(), StartError> {
         let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plan) = self.plan() {
+            return Err(StartError::AlreadyFounded { by: self.address.clone(), cluster: plan.cluster });
+        }
         if *joined != Some(cluster) {
             (self.keep)(cluster, None)?;
             *joined = Some(cluster);

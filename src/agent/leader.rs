@@ -136,6 +136,11 @@ impl Leader {
         lock(&self.deadlines).now.as_ref().map(Deadlines::term)
     }
 
+    /// Whether the founding is applied here.
+    pub(crate) fn is_founded(&self) -> bool {
+        self.replica.read().table().is_founded()
+    }
+
     /// Resolves when this node may have become ready to lead: then [`lead`](Self::lead) is to be called again.
     /// Cancel-safe.
     pub(crate) async fn may_be_ready(&self) {

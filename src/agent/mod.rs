@@ -303,10 +303,11 @@ impl Agent {
     /// Dropping the future leaves it to finish in the background.
     ///
     /// # Errors
-    /// [`MemberError`] when it could not leave within 10 s: where others are out of reach, its vote may be needed. Then the
+    /// [`MemberError`] when it could not leave within about 10 s: where others are out of reach, its vote may be needed. Then the
     /// agent goes on, without the leases.
     pub async fn leave(&self) -> Result<(), MemberError> {
         members::changed(self.node().depart_and_stop().await)?;
+        self.node().stop_answering(place::LEFT);
         self.node().shut_down().await;
         Ok(())
     }

@@ -6,13 +6,13 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use bytes::Bytes;
 
-use super::node::Node;
+use super::{founding::Report, node::Node};
 use crate::{
     codec,
     lease::Requester as _,
@@ -30,12 +30,14 @@ const LOOKS_EVERY: (Duration, Duration) = (Duration::from_millis(800), Duration:
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Who hears of no leader for so many of the longest election timeouts asks whether it is still a member.
 const SILENT_ELECTIONS: u32 = 20;
-/// How long leaving is tried.
-pub(super) const LEAVE_AT_MOST: Duration = Duration::from_secs(5);
+/// How long leaving is tried, and so many of the longest election timeouts more: a leader that took over meanwhile does
+/// not know its members at once.
+const LEAVE_AT_MOST: Duration = Duration::from_secs(4);
+const LEAVE_ELECTIONS: u32 = 5;
 /// An agent that was told to leave by another one still answers that it has.
 const LINGER: Duration = Duration::from_millis(300);
 /// What an agent that has left says.
-const LEFT: &str = "it has left the cluster";
+pub(super) const LEFT: &str = "it has left the cluster";
 
 /// Asks the agent at the address once.
 pub(super) async fn ask_at(
@@ -57,6 +59,8 @@ impl Node {
     pub(crate) async fn take_place(&self) -> Result<(), String> {
         let silent = self.timing.election_timeout_max * SILENT_ELECTIONS;
         let (began, led) = (self.clock.now(), self.consensus.led());
+        let mut report = Report::new(self.clock.as_ref());
+        let mut asked = BTreeSet::new();
         loop {
             let membership = self.consensus.membership();
             let listed = membership.members.get(&self.holder.node);
@@ -71,17 +75,37 @@ impl Node {
                 let mut addresses: BTreeSet<&str> = self.known.iter().map(String::as_str).collect();
                 addresses.extend(membership.members.values().map(|(member, _)| member.addr.as_str()));
                 addresses.remove(self.member.addr.as_str());
+                let mut pause = PAUSE;
                 for address in addresses {
+                    asked.insert(address.to_owned());
                     match ask_at(self.transport.as_ref(), address, self.join()).await {
-                        Ok(Response::Done) => break,
+                        Ok(Response::Done) => {
+                            pause = LOOKS_EVERY;
+                            break;
+                        }
                         Ok(Response::Failed(Failure::Refused(detail))) => return Err(detail),
                         Ok(other) => tracing::debug!(address, ?other, "not listed by it"),
                         Err(error) => tracing::debug!(address, error, "not listed by it"),
                     }
                 }
+                report.say(
+                    self.clock.as_ref(),
+                    if is_right {
+                        "waiting for a leader that speaks to this agent: can the others reach its address, and is a majority up?"
+                    } else {
+                        "waiting for a leader that lists this agent as a member; these were asked"
+                    },
+                    &asked,
+                );
+                self.rest(pause).await;
+            } else {
+                self.rest(PAUSE).await;
             }
-            runtime::sleep(runtime::random_between(PAUSE.0, PAUSE.1)).await;
         }
+    }
+
+    async fn rest(&self, pause: (Duration, Duration)) {
+        runtime::sleep(runtime::random_between(pause.0, pause.1)).await;
     }
 
     fn join(&self) -> Request {
@@ -104,6 +128,10 @@ impl Node {
         }
     }
 
+    fn is_stopping(&self) -> bool {
+        *self.stopping.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
@@ -119,15 +147,17 @@ impl Node {
             Ok(()) => {
                 self.left.store(true, Ordering::Release);
                 tracing::info!(agent = %self.holder.agent, "has left the cluster");
-                self.stop_answering(LEFT);
             }
-            Err(_) => self.closing.store(false, Ordering::Release),
+            // Unless it is being shut down meanwhile.
+            Err(_) if !self.is_stopping() => self.closing.store(false, Ordering::Release),
+            Err(_) => {}
         }
         left
     }
 
     async fn leave_membership(&self) -> Result<(), Failure> {
-        let until = self.clock.now() + LEAVE_AT_MOST;
+        let patience = LEAVE_AT_MOST + self.timing.election_timeout_max * LEAVE_ELECTIONS;
+        let until = self.clock.now() + patience;
         let request = Request::Depart { node: self.holder.node };
         loop {
             let mut last = if self.consensus.leadership().leading {
@@ -169,7 +199,9 @@ impl Node {
             match node.depart().await {
                 Ok(()) => {
                     let _ = tell.send(Response::Done);
+                    // Whoever hears that it has stopped may end the process: not before it has answered.
                     runtime::sleep(LINGER).await;
+                    node.stop_answering(LEFT);
                     node.shut_down().await;
                 }
                 Err(failure) => {

@@ -244,7 +244,8 @@ impl Starting {
         }
         node.start(plan.map(|plan| Token::floor_of_founding(plan.unix_ms)));
         let placed = async {
-            if !settings.fixed_membership {
+            // Who joins a fixed membership hears of it.
+            if !settings.fixed_membership || !node.is_founder {
                 node.take_place().await.map_err(|detail| StartError::NotListed { cluster, detail })?;
             }
             node.ready().await;
@@ -281,7 +282,9 @@ impl Starting {
                 match self.founding.settle(self.transport.as_ref(), clock, has_log).await {
                     Ok(plan) => return Ok((plan.cluster, Some(plan))),
                     // The same list, and the founding is over: this founder has lost what it had, or keeps nothing.
-                    Err(StartError::AlreadyFounded { by, cluster }) if !settings.fixed_membership => {
+                    Err(StartError::AlreadyFounded { by, cluster })
+                        if !settings.fixed_membership && self.founding.plan().is_none() =>
+                    {
                         tracing::warn!(
                             by,
                             %cluster,
@@ -310,7 +313,10 @@ impl Starting {
         loop {
             for address in addresses.iter().filter(|address| **address != self.settings.address) {
                 match place::ask_at(self.transport.as_ref(), address, Request::Status).await {
-                    Ok(Response::Status(status)) if expected.is_none_or(|id| id == status.cluster) => {
+                    // A founder that is promised and no more has no members yet.
+                    Ok(Response::Status(status))
+                        if !status.members.is_empty() && expected.is_none_or(|id| id == status.cluster) =>
+                    {
                         if let Some(detail) = care::differing(&self.settings.timing, &status.timing) {
                             return Err(StartError::TimingDiffers { at: address.clone(), detail });
                         }
@@ -322,7 +328,13 @@ impl Starting {
             }
             report.say(
                 self.settings.clock.as_ref(),
-                "waiting for a member of the cluster to join",
+                match expected {
+                    None => "waiting for a member of the cluster to join",
+                    Some(_) => {
+                        "waiting for the cluster to show that it was formed; if it never was, stop its founders, delete \
+                         their data directories, and start them anew"
+                    }
+                },
                 &addresses.iter().cloned().collect(),
             );
             runtime::sleep(runtime::random_between(PAUSE.0, PAUSE.1)).await;

@@ -38,7 +38,7 @@ const READ_AT_MOST: Duration = Duration::from_secs(10);
 /// How long one agent is asked how it is.
 const STATUS_AT_MOST: Duration = Duration::from_secs(2);
 /// How long an agent has to leave: longer than it tries.
-const LEAVE_AT_MOST: Duration = Duration::from_secs(20);
+const LEAVE_AT_MOST: Duration = Duration::from_secs(28);
 
 /// Leases of a cluster, for a process that embeds no agent.
 ///

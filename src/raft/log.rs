@@ -18,15 +18,16 @@ use std::{
 
 use bytes::Bytes;
 use openraft::{
-    LogState, OptionalSend, RaftLogReader,
+    EntryPayload, LogState, OptionalSend, RaftLogReader,
     entry::RaftEntry as _,
     storage::{IOFlushed, RaftLogStorage},
 };
 
-use super::types::{Entry, LogId, Types, Vote};
+use super::types::{Entry, LogId, Member, Types, Vote};
 use crate::{
     codec,
     flaw::planted,
+    limits::MEMBERSHIP_BYTES_PER_APPEND,
     storage::{Journal, Recovered},
 };
 
@@ -179,6 +180,25 @@ impl RaftLogReader<Types> for Log {
         let cache = self.read();
         let (start, end) = cache.positions(&range);
         Ok(cache.entries.range(start..end).cloned().collect())
+    }
+
+    /// What is sent to a follower at once. Entries of ours are so small that the most of them fit a frame
+    /// ([`ENTRIES_PER_APPEND_MAX`](crate::limits::ENTRIES_PER_APPEND_MAX)); one that carries the membership lists all
+    /// members, so these are counted.
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        let cache = self.read();
+        let (start, end) = cache.positions(&(start..end));
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            let before = bytes;
+            if let EntryPayload::Membership(membership) = &entry.payload {
+                // Two node ids, two lengths and a wish, at most.
+                let of_member = |(_, m): (&_, &Member)| m.agent.len() + m.addr.len() + 32;
+                bytes += membership.nodes().map(of_member).sum::<usize>();
+            }
+            before < MEMBERSHIP_BYTES_PER_APPEND
+        };
+        Ok(cache.entries.range(start..end).take_while(fits).cloned().collect())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {

@@ -55,6 +55,7 @@ const RULES: &[Rule] = &[
         why: "the time comes from `clock.rs`",
         places: &[
             ("src/clock.rs", "the place itself"),
+            ("src/raft/membership.rs", "how long ago a member was heard, on openraft's own clock"),
             ("src/raft/mod.rs", "the age of a quorum's acknowledgement, on openraft's own clock"),
             ("src/bin/leasehold/seam.rs", "the time that people are shown beside a change"),
             ("src/lease/held/tests.rs", "measures what a check costs, and that paused time stood still"),
@@ -129,6 +130,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("tests/cluster/fixture.rs", "asks again and again, for all the others"),
     ("tests/cluster/failures.rs", "cuts last for a while; that nothing happens can only be waited for"),
     ("tests/cluster/leases.rs", "a ttl passes, and the lease is still held"),
+    ("tests/cluster/members.rs", "asks the leader again and again"),
     ("tests/cluster/starting.rs", "that an agent does not start can only be waited for"),
     ("tests/real_processes/hosts.rs", "asks other processes again and again"),
     ("tests/real_processes/main.rs", "trouble lasts for a while; asks other processes again and again"),

@@ -95,8 +95,10 @@ fn failed(error: StartError) -> Failed {
     let StartError::Config(config) = &error else { return error.into() };
     let mut text = config.to_string();
     for fault in &config.faults {
-        if let ConfigFault::NotAFounder { .. } = fault {
-            text.push_str(" (here: --founder, and --advertise)");
+        match fault {
+            ConfigFault::NotAFounder { .. } => text.push_str(" (here: --founder, and --advertise)"),
+            ConfigFault::NoFounders => text.push_str(" (here: --founder, or --join)"),
+            _ => {}
         }
     }
     Failed::with(exit::USAGE, text)

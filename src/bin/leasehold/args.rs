@@ -92,13 +92,7 @@ pub(crate) struct AgentArgs {
     pub(crate) listen: String,
     /// The addresses of all agents that form the cluster, this one's among them: the same on every agent. Repeat it, or
     /// separate them by commas
-    #[arg(
-        long = "founder",
-        value_delimiter = ',',
-        required_unless_present = "join",
-        conflicts_with = "join",
-        value_name = "HOST:PORT,…"
-    )]
+    #[arg(long = "founder", value_delimiter = ',', conflicts_with = "join", value_name = "HOST:PORT,…")]
     pub(crate) founders: Vec<String>,
     /// Addresses of members of a cluster that is there, to join it
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,…")]

@@ -29,6 +29,7 @@ mod config;
 mod deadlines;
 mod dense;
 mod error;
+mod fault_point;
 mod flaw;
 #[cfg(test)]
 mod golden;

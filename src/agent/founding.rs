@@ -34,6 +34,7 @@ use crate::{
     clock::{self, Clock},
     codec,
     error::StartError,
+    fault_point::fault_point,
     id::{ClusterId, NodeId},
     message::FOUND,
     raft::Member,
@@ -240,7 +241,10 @@ impl Founding {
     async fn ask(&self, transport: &dyn Transport, address: &str, question: &Question) -> Option<Reply> {
         let peer = Peer { address: address.to_owned(), node: None };
         let payload = Bytes::from(codec::encode(question));
-        match transport.call(&peer, Lane::Request, FOUND, payload, PATIENCE).await {
+        fault_point!(BeforeFoundingRequest);
+        let answered = transport.call(&peer, Lane::Request, FOUND, payload, PATIENCE).await;
+        fault_point!(AfterFoundingRequest);
+        match answered {
             Ok(reply) => match codec::decode(&reply) {
                 Ok(reply) => Some(reply),
                 Err(error) => {
@@ -306,7 +310,12 @@ impl Founding {
                     runtime::Either::First(Some(plan)) => plan,
                     runtime::Either::First(None) => return Err(StartError::Stopped),
                     runtime::Either::Second(Err(error)) => return Err(error),
-                    runtime::Either::Second(Ok(members)) if self.is_former() => self.draw(members)?,
+                    runtime::Either::Second(Ok(members)) if self.is_former() => {
+                        fault_point!(BeforePromise);
+                        let plan = self.draw(members)?;
+                        fault_point!(AfterPromise);
+                        plan
+                    }
                     runtime::Either::Second(Ok(_)) => self.wait_for_former(clock, &mut report).await?,
                 }
             }

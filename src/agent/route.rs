@@ -11,6 +11,7 @@ use super::{care::Caretaker, leader::Leader};
 use crate::{
     clock::{self, Clock},
     codec,
+    fault_point::fault_point,
     flaw::planted,
     id::NodeId,
     lease::{Answered, Attempts, failure_of_call},
@@ -95,7 +96,12 @@ impl Router {
     async fn forward(&self, request: &Request, node: NodeId, address: String, within: Duration) -> Response {
         let peer = Peer { address, node: Some(node) };
         let payload = Bytes::from(codec::encode(request));
-        let failure = match self.transport.call(&peer, Lane::Request, LEAD, payload, within).await {
+        fault_point!(BeforeRenewal if matches!(request, Request::Renew { .. }));
+        fault_point!(BeforeRequest if !matches!(request, Request::Renew { .. }));
+        let answered = self.transport.call(&peer, Lane::Request, LEAD, payload, within).await;
+        fault_point!(AfterRenewal if matches!(request, Request::Renew { .. }));
+        fault_point!(AfterRequest if !matches!(request, Request::Renew { .. }));
+        let failure = match answered {
             Ok(reply) => match codec::decode(&reply) {
                 Ok(response) => return response,
                 Err(error) => Failure::Unknown(format!("the leader's answer is unreadable: {error}")),

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     codec,
+    fault_point::fault_point,
     lease::Requester as _,
     limits::{ASK_MAX, QUESTION_BYTES_MAX},
     message::{ASK, Asking, FOUND, LEAD, Request, code},
@@ -80,6 +81,7 @@ impl Handler for Service {
                     _ => {}
                 }
                 let answered = node.ask(&request, within.min(ASK_MAX)).await;
+                fault_point!(BeforeRequestAnswer);
                 Ok(codec::encode(&answered.response).into())
             }
             LEAD => {
@@ -87,15 +89,21 @@ impl Handler for Service {
                 let node = self.node()?;
                 let arrived = node.clock.now();
                 let request: Request = decode(&payload)?;
-                Ok(codec::encode(&node.lead(request, arrived).await).into())
+                let response = node.lead(request, arrived).await;
+                fault_point!(BeforeRenewalAnswer if matches!(response, crate::message::Response::Renewed(_)));
+                fault_point!(BeforeRequestAnswer if !matches!(response, crate::message::Response::Renewed(_)));
+                Ok(codec::encode(&response).into())
             }
             FOUND => {
                 members_only(caller)?;
                 let question: Question = decode(&payload)?;
+                fault_point!(BeforePromise if matches!(question, Question::Promise(_)));
                 // A promise is written down: not on the task that reads the connection.
                 let (founding, remote) = (self.founding.clone(), caller.remote.clone());
                 let reply = runtime::spawn_blocking(move || founding.answer(question, &remote)).await;
                 let reply = reply.map_err(|_| Refusal::new(code::NOT_SERVING, "this agent is stopping"))?;
+                fault_point!(AfterPromise if matches!(reply, super::founding::Reply::Promised));
+                fault_point!(BeforeFoundingAnswer);
                 Ok(codec::encode(&reply).into())
             }
             _ => {

@@ -9,10 +9,12 @@ use super::{
     swarm::{Episode, Trouble, Whom},
     world::{DiskFault, Fault, Weather},
 };
-use crate::message::MemberRole;
+use crate::{message::MemberRole, runtime};
 
 /// An agent that has stopped by itself is started again after so long.
 const RESTART_AFTER: Duration = Duration::from_millis(700);
+/// One that ended at a fault point is started after a span between these.
+const DOWN_AT_POINT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(3));
 /// How often it is looked for such agents.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
@@ -30,9 +32,18 @@ pub(super) async fn direct(sim: &Sim, schedule: Vec<(usize, Episode)>, span: Dur
             carry_out(&ours, number, &episode, &down).await;
         });
     }
+    let watched = runtime::select2(keep_up(sim, &down, began + span), watch_points(sim, &down, began + span));
+    watched.await;
+    // Episodes end with the span, at this very moment or in a moment.
+    sim.sleep(Duration::from_millis(10)).await;
+    mend(sim);
+}
+
+/// Starts agents again that have stopped by themselves.
+async fn keep_up(sim: &Sim, down: &Down, end: Duration) {
     let mut stopped: BTreeMap<usize, Duration> = BTreeMap::new();
     loop {
-        let left = (began + span).saturating_sub(sim.now());
+        let left = end.saturating_sub(sim.now());
         if left.is_zero() {
             break;
         }
@@ -49,9 +60,36 @@ pub(super) async fn direct(sim: &Sim, schedule: Vec<(usize, Episode)>, span: Dur
             }
         }
     }
-    // Episodes end with the span, at this very moment or in a moment.
-    sim.sleep(Duration::from_millis(10)).await;
-    mend(sim);
+}
+
+/// Holds agents down for a while that ended at a fault point, and starts them then.
+async fn watch_points(sim: &Sim, down: &Down, end: Duration) {
+    loop {
+        let agent = sim.points().next_end().await;
+        let (least, most) = DOWN_AT_POINT;
+        let span = sim.points().span(least, most).min(end.saturating_sub(sim.now()));
+        hold_down(down, agent);
+        let (ours, down) = (sim.clone(), down.clone());
+        sim.outside(async move {
+            ours.sleep(span).await;
+            let_go(&ours, &down, agent, false);
+        });
+    }
+}
+
+fn hold_down(down: &Down, agent: usize) {
+    if let Some(down) = down.get(agent) {
+        down.set(down.get() + 1);
+    }
+}
+
+/// Starts it unless somebody else holds it down for longer; one that `runs_out` even if it runs.
+fn let_go(sim: &Sim, down: &Down, agent: usize, runs_out: bool) {
+    let Some(down) = down.get(agent) else { return };
+    down.set(down.get().saturating_sub(1));
+    if down.get() == 0 && (runs_out || !is_sound(sim, agent)) {
+        sim.fault(Fault::Restart(agent));
+    }
 }
 
 /// Whether it runs, or is on its way to.
@@ -126,7 +164,7 @@ async fn carry_out(sim: &Sim, number: usize, episode: &Episode, down: &Down) {
         _ => vec![agent],
     };
     if holds_down {
-        of.iter().filter_map(|agent| down.get(*agent)).for_each(|down| down.set(down.get() + 1));
+        of.iter().for_each(|agent| hold_down(down, *agent));
     }
     begin(sim, &episode.trouble, agent, &ways);
     if let Trouble::Flap(_, period) = episode.trouble {
@@ -142,15 +180,9 @@ async fn carry_out(sim: &Sim, number: usize, episode: &Episode, down: &Down) {
         sim.sleep(episode.lasts).await;
     }
     if holds_down {
-        for agent in of {
-            let Some(down) = down.get(agent) else { continue };
-            down.set(down.get().saturating_sub(1));
-            // Whoever holds it down for longer starts it. One that still shuts down has had its time.
-            let shuts_down = matches!(episode.trouble, Trouble::ShutDown(_));
-            if down.get() == 0 && (shuts_down || !is_sound(sim, agent)) {
-                sim.fault(Fault::Restart(agent));
-            }
-        }
+        // One that still shuts down has had its time.
+        let runs_out = matches!(episode.trouble, Trouble::ShutDown(_));
+        of.into_iter().for_each(|agent| let_go(sim, down, agent, runs_out));
     } else {
         end(sim, &episode.trouble, agent, &ways);
     }
@@ -209,6 +241,7 @@ fn begin(sim: &Sim, trouble: &Trouble, agent: usize, ways: &[(usize, usize)]) {
         Trouble::ClockBack(_, by) => sim.fault(Fault::ClockBack { agent, by: *by }),
         Trouble::WallClock(_, wrong_ms) => sim.fault(Fault::WallClock { agent, wrong_ms: *wrong_ms }),
         Trouble::Disk(_, fault) => sim.fault(Fault::Disk { agent, fault: *fault }),
+        Trouble::FaultPoints(faults) => sim.fault(Fault::ArmPoints(*faults)),
     }
 }
 
@@ -223,6 +256,7 @@ fn end(sim: &Sim, trouble: &Trouble, agent: usize, ways: &[(usize, usize)]) {
         Trouble::WeatherAround(..) => around(sim, agent, &Weather::default()),
         Trouble::ClockRate(..) => sim.fault(Fault::ClockRate { agent, ppm: 0 }),
         Trouble::Disk(..) => sim.fault(Fault::Disk { agent, fault: DiskFault::Heal }),
+        Trouble::FaultPoints(_) => sim.fault(Fault::DisarmPoints),
         _ => {}
     }
 }

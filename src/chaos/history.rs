@@ -3,9 +3,10 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use super::swarm::NOTICED;
+use super::{swarm::NOTICED, world::PointEffect};
 use crate::{
     change::{Change, ChangeKind},
+    fault_point::Point,
     id::LeaseId,
     lease::TransferTo,
     mode::Mode,
@@ -38,6 +39,10 @@ pub struct History {
     pub watchers: Vec<Watcher>,
     /// What was done to the cluster.
     pub disturbances: Vec<Disturbance>,
+    /// What happened at fault points, in order.
+    pub at_points: Vec<PointHit>,
+    /// How often each fault point was passed.
+    pub points_passed: BTreeMap<Point, u64>,
     /// The agents' lives.
     pub lives: Vec<Life>,
     /// When everything was mended, at the end.
@@ -306,6 +311,27 @@ pub struct Disturbance {
     pub from: Duration,
     /// to when.
     pub until: Duration,
+}
+
+/// Something happened to an agent at a fault point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PointHit {
+    /// When.
+    pub at: Duration,
+    /// The agent.
+    pub agent: usize,
+    /// Where.
+    pub point: Point,
+    /// What.
+    pub effect: PointEffect,
+}
+
+impl fmt::Display for PointHit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, agent, point, effect } = self;
+        write!(f, "     {:8.3} s: {effect}, agent {agent}, {point}", at.as_secs_f64())
+    }
 }
 
 /// An agent's process.

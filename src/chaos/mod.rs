@@ -64,6 +64,6 @@ pub use self::{
     swarm::{Episode, Faults, Trouble, Whom},
     trace::{EVENTS_KEPT_MAX, Event, Leg, Loss, Trace},
     trial::{Failure, Seeds, Tally, Trial, seeds},
-    world::{DiskFault, DiskPace, Fault, Weather},
+    world::{DiskFault, DiskPace, Fault, PointEffect, PointFaults, Weather},
 };
-pub use crate::flaw::Flaw;
+pub use crate::{fault_point::Point, flaw::Flaw};

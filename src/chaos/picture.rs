@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{check::Violation, history::History};
+use super::{check::Violation, history::History, world::PointEffect};
 
 const LABELS: f64 = 90.0;
 const WIDTH: f64 = 1_100.0;
@@ -129,6 +129,13 @@ impl Sheet<'_> {
             let fill = format!("fill=\"{fill}\" opacity=\".75\"");
             self.bar((disturbance.from, disturbance.until), (y + top, 4.0), &fill, &disturbance.to_string())?;
         }
+        for hit in history.at_points.iter().filter(|hit| hit.agent == agent) {
+            let fill = match hit.effect {
+                PointEffect::Stall(_) => "fill=\"#d9822b\"",
+                _ => "fill=\"#c62828\"",
+            };
+            self.bar((hit.at, hit.at), (y - 2.0, 26.0), fill, hit.to_string().trim())?;
+        }
         Ok(())
     }
 
@@ -195,12 +202,15 @@ fn draw(page: &mut String, history: &History, violations: &[Violation], replay: 
     }
     write!(
         page,
-        "<div class=\"scroll\"><svg viewBox=\"0 0 {WIDTH} {:.0}\" role=\"img\" aria-label=\"the run in time\">{}</svg></div><p>Agents: grey while alive; red crash, power loss or shutdown, orange standing still, blue network, purple clock, green disk. Names: who believed, by the agent's colour; below, writes that were let in (green) or refused (red).</p><pre>",
+        "<div class=\"scroll\"><svg viewBox=\"0 0 {WIDTH} {:.0}\" role=\"img\" aria-label=\"the run in time\">{}</svg></div><p>Agents: grey while alive; red crash, power loss or shutdown, orange standing still, blue network, purple clock, green disk; upright what happened at a fault point. Names: who believed, by the agent's colour; below, writes that were let in (green) or refused (red).</p><pre>",
         y + 18.0,
         sheet.svg
     )?;
     for disturbance in &history.disturbances {
         writeln!(page, "{}", escaped(&disturbance.to_string()))?;
+    }
+    for hit in &history.at_points {
+        writeln!(page, "{}", escaped(&hit.to_string()))?;
     }
     page.push_str("</pre></body></html>\n");
     Ok(())

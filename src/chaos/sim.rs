@@ -23,10 +23,10 @@ use super::{
     swarm::Faults,
     trace::{Event, Trace, Tracer},
     trial::Trial,
-    world::{DiskPace, Fault, Fleet, Setup, Weather, machine},
+    world::{DiskPace, Fault, Fleet, Points, Setup, Weather, machine},
 };
 use crate::{
-    Agent, Lease, Mode, Moment, Timing, clock,
+    Agent, Lease, Mode, Moment, Timing, clock, fault_point,
     flaw::{self, Flaw},
     raft::Compaction,
     runtime::{self, watch, world},
@@ -305,6 +305,7 @@ impl SimBuilder {
                 mended: watch::Sender::new(false),
             }),
         };
+        let _guarded = fault_point::guard(sim.shared.fleet.points().watch());
         let run = || {
             if founded {
                 sim.found()?;
@@ -332,6 +333,7 @@ impl SimBuilder {
         let (pulse, polls, simulated) = (kernel.pulse(), kernel.polls(), tracer.now());
         let trace = tracer.finish(pulse);
         let panics = kernel.panics();
+        recorder.write(|history| history.points_passed = sim.shared.fleet.points().passed());
         let history = Box::new(recorder.finish());
         sim.shared.fleet.end_all();
         kernel.end();
@@ -440,6 +442,10 @@ impl Sim {
     /// said before it does.
     pub fn gives_up(&self, belief: usize) {
         self.shared.recorder.gives_up(belief);
+    }
+
+    pub(crate) fn points(&self) -> &Points {
+        self.shared.fleet.points()
     }
 
     pub(crate) fn recorder(&self) -> &Recorder {

@@ -7,6 +7,12 @@
 //! An [`Episode`] begins, lasts, and is undone. That is the unit in which a failing schedule is
 //! [shrunk](super::shrink()): it is taken out as a whole, and leaves the others where they were.
 //!
+//! # Fault points
+//!
+//! A third of the seeds have spans in which agents end, lose their power or wait at [fault points](super::Point): around each
+//! persist, send and apply, which a crash by the clock hardly ever hits. They are drawn from dice of their own and have the
+//! last numbers of the schedule, so that everything else is as it is without them.
+//!
 //! # What is not in a swarm, and why
 //!
 //! - *Clock rates beyond [`clock_drift_max`](crate::Timing::clock_drift_max), and clocks that jump forth*: rule L1
@@ -23,8 +29,9 @@ use std::{fmt, time::Duration};
 
 use super::{
     kernel::{Chance, Stream},
-    world::{DiskFault, Weather},
+    world::{DiskFault, PointEffect, PointFaults, Weather},
 };
+use crate::fault_point::Point;
 
 /// To whom it happens; found out when it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +94,8 @@ pub enum Trouble {
     WallClock(Whom, i64),
     /// Something is wrong with its disk.
     Disk(Whom, DiskFault),
+    /// Agents end, lose their power or wait at fault points. They are started again a little later.
+    FaultPoints(PointFaults),
 }
 
 impl Trouble {
@@ -109,7 +118,12 @@ impl Trouble {
             | Self::ClockBack(whom, _)
             | Self::WallClock(whom, _)
             | Self::Disk(whom, _) => Some(*whom),
-            Self::PowerLossOfAll | Self::Split(_) | Self::Bridge(_) | Self::Ring | Self::Weather(_) => None,
+            Self::PowerLossOfAll
+            | Self::Split(_)
+            | Self::Bridge(_)
+            | Self::Ring
+            | Self::Weather(_)
+            | Self::FaultPoints(_) => None,
         }
     }
 
@@ -147,6 +161,11 @@ impl Trouble {
                 DiskFault::Rot(_) => "rot",
                 DiskFault::Heal => "mended disk",
             },
+            Self::FaultPoints(faults) => match faults.effect {
+                PointEffect::Crash => "crash at a point",
+                PointEffect::PowerLoss => "power loss at a point",
+                PointEffect::Stall(_) => "stall at a point",
+            },
         }
     }
 }
@@ -162,6 +181,7 @@ impl fmt::Display for Trouble {
             Self::ClockForth(_, by) | Self::ClockBack(_, by) => write!(f, " by {by:?}"),
             Self::WallClock(_, ms) => write!(f, " {ms:+} ms"),
             Self::Disk(_, fault) => write!(f, " {fault:?}"),
+            Self::FaultPoints(faults) => write!(f, ": {faults}"),
             _ => Ok(()),
         }?;
         match self.whom() {
@@ -315,14 +335,20 @@ impl Faults {
         }
     }
 
-    /// What goes wrong with this seed, in the order of its beginnings, each with its number.
+    /// What goes wrong with this seed, in the order of its beginnings, each with its number; then what a swarm has at fault
+    /// points.
     #[must_use]
     pub fn schedule(&self, seed: u64, agents: usize, span: Duration) -> Vec<(usize, Episode)> {
-        let mut episodes = match &self.source {
-            Source::Swarm { beyond } => draw(seed, agents, span, *beyond),
-            Source::These(episodes) => episodes.clone(),
+        let (mut episodes, swarm) = match &self.source {
+            Source::Swarm { beyond } => (draw(seed, agents, span, *beyond), true),
+            Source::These(episodes) => (episodes.clone(), false),
         };
         episodes.sort_by_key(|episode| episode.from);
+        if swarm {
+            let lies = |episode: &Episode| matches!(episode.trouble, Trouble::Disk(_, DiskFault::Lie(_)));
+            let power = !episodes.iter().any(lies);
+            episodes.extend(draw_points(seed, span, power));
+        }
         let kept = |(number, _): &(usize, Episode)| self.only.as_ref().is_none_or(|o| o.contains(number));
         episodes.into_iter().enumerate().filter(kept).collect()
     }
@@ -370,6 +396,40 @@ fn draw(seed: u64, agents: usize, span: Duration, beyond: bool) -> Vec<Episode> 
         if let Some(kind) = kinds.get(chance.below(kinds.len() as u64) as usize) {
             episodes.push(Episode::new(at, lasts, trouble(&mut chance, *kind, agents)));
         }
+    }
+}
+
+/// What goes wrong at fault points, one span after the other; `power`: whether it may go.
+fn draw_points(seed: u64, span: Duration, power: bool) -> Vec<Episode> {
+    let mut chance = Stream::of(seed, Chance::PointSwarm);
+    let mut episodes = Vec::new();
+    if chance.below(3) != 0 {
+        return episodes;
+    }
+    let mut at = Duration::ZERO;
+    loop {
+        at += Duration::from_millis(chance.between(1, 6_000));
+        if at >= span {
+            return episodes;
+        }
+        let lasts = Duration::from_millis(chance.between(1_000, 15_000)).min(span - at);
+        let effect = match chance.below(5) {
+            0 => PointEffect::Stall(Duration::from_millis(1 << chance.below(12))),
+            1 | 2 if power => PointEffect::PowerLoss,
+            _ => PointEffect::Crash,
+        };
+        // At one point nearly each time, which finds the rare ones, or anywhere, seldom.
+        let (at_one, one_in) = match chance.below(2) {
+            0 => {
+                let point = chance.below(Point::ALL.len() as u64) as usize;
+                (Point::ALL.get(point).copied(), 1 << chance.below(6))
+            }
+            _ => (None, 100 << chance.below(8)),
+        };
+        let most = 1 + chance.below(6) as u32;
+        let faults = PointFaults { at: at_one, one_in, most, effect };
+        episodes.push(Episode::new(at, lasts, Trouble::FaultPoints(faults)));
+        at += lasts;
     }
 }
 
@@ -473,7 +533,7 @@ mod tests {
     fn seeds_have_different_kinds_and_together_all_of_them() {
         let per_seed: Vec<_> = (0..200).map(|seed| labels(&Faults::swarm(), seed)).collect();
         let all: BTreeSet<_> = per_seed.iter().flatten().copied().collect();
-        assert_eq!(all.len(), 25, "{all:?}");
+        assert_eq!(all.len(), 28, "{all:?}");
         assert!(!all.contains("clock forth"));
         let few = per_seed.iter().filter(|labels| labels.len() <= 4).count();
         let many = per_seed.iter().filter(|labels| labels.len() >= 12).count();
@@ -494,7 +554,8 @@ mod tests {
     fn no_disk_lies_where_power_may_go_and_clocks_keep_to_the_bound() {
         for seed in 0..500 {
             let labels = labels(&Faults::swarm(), seed);
-            let power = labels.contains("power loss") || labels.contains("power loss of all");
+            let power = ["power loss", "power loss of all", "power loss at a point"];
+            let power = power.iter().any(|label| labels.contains(label));
             assert!(!(power && labels.contains("lying disk")), "{seed}");
             for (_, episode) in Faults::swarm().schedule(seed, 5, SPAN) {
                 if let Trouble::ClockRate(_, ppm) = episode.trouble {

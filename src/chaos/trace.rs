@@ -16,6 +16,7 @@ use std::{
 };
 
 use super::kernel::{BEGINNING, Clocks};
+use crate::fault_point::Point;
 
 /// How many events a trace keeps, at most.
 pub const EVENTS_KEPT_MAX: usize = 100_000;
@@ -145,6 +146,15 @@ pub enum Event {
         /// What.
         String,
     ),
+    /// Something happens to an agent at a fault point.
+    AtPoint {
+        /// The agent.
+        agent: usize,
+        /// Where.
+        point: Point,
+        /// What.
+        effect: String,
+    },
 }
 
 /// Which way a message goes.
@@ -197,6 +207,7 @@ impl fmt::Display for Event {
             Self::Lease { agent, index, change } => write!(f, "agent {agent}, entry {index}: {change}"),
             Self::Installed { agent, index } => write!(f, "agent {agent} installed a snapshot up to {index}"),
             Self::Note(text) => write!(f, "note: {text}"),
+            Self::AtPoint { agent, point, effect } => write!(f, "agent {agent}, {point}: {effect}"),
         }
     }
 }

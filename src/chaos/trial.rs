@@ -25,7 +25,10 @@ use super::{
     swarm::Episode,
     trace::Trace,
 };
-use crate::runtime::{self, Either};
+use crate::{
+    fault_point::Point,
+    runtime::{self, Either},
+};
 
 /// How long a workload may go on when everything is mended.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -175,6 +178,10 @@ pub struct Tally {
     pub situations: BTreeMap<&'static str, u64>,
     /// How often which kind of trouble came.
     pub troubles: BTreeMap<&'static str, u64>,
+    /// How often which fault point was passed.
+    pub points_passed: BTreeMap<Point, u64>,
+    /// How often something happened there.
+    pub points_hit: BTreeMap<Point, u64>,
 }
 
 /// Which seeds to run.
@@ -235,6 +242,12 @@ impl Tally {
         for disturbance in &history.disturbances {
             *self.troubles.entry(disturbance.label).or_default() += 1;
         }
+        for (point, count) in &history.points_passed {
+            *self.points_passed.entry(*point).or_default() += count;
+        }
+        for hit in &history.at_points {
+            *self.points_hit.entry(hit.point).or_default() += 1;
+        }
     }
 
     /// Joins another to this one.
@@ -244,6 +257,11 @@ impl Tally {
         self.calls += other.calls;
         for (to, from) in [(&mut self.situations, &other.situations), (&mut self.troubles, &other.troubles)] {
             from.iter().for_each(|(what, count)| *to.entry(what).or_default() += count);
+        }
+        for (to, from) in
+            [(&mut self.points_passed, &other.points_passed), (&mut self.points_hit, &other.points_hit)]
+        {
+            from.iter().for_each(|(point, count)| *to.entry(*point).or_default() += count);
         }
     }
 

@@ -26,6 +26,7 @@ use openraft::{
 use super::types::{Entry, LogId, Member, Types, Vote};
 use crate::{
     codec,
+    fault_point::{ends_at, fault_point},
     flaw::planted,
     limits::MEMBERSHIP_BYTES_PER_APPEND,
     storage::{Journal, Recovered},
@@ -220,16 +221,20 @@ impl RaftLogStorage<Types> for Log {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        fault_point!(BeforeVote);
         if !planted!(VoteNotSaved) {
             self.journal.save_vote(codec::encode(vote).into()).await?;
         }
+        fault_point!(AfterVote);
         self.write().vote = Some(*vote);
         Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
         if let Some(committed) = committed {
+            fault_point!(BeforeCommitMark);
             self.journal.save_committed(codec::encode(&committed).into()).await?;
+            fault_point!(AfterCommitMark);
         }
         self.write().committed = committed;
         Ok(())
@@ -244,6 +249,7 @@ impl RaftLogStorage<Types> for Log {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        fault_point!(BeforeAppend);
         let mut records = Vec::new();
         {
             let mut cache = self.write();
@@ -260,6 +266,9 @@ impl RaftLogStorage<Types> for Log {
         // Not the log itself, which owns the journal: the journal's own thread must not be the last to own it.
         let cache = Arc::clone(&self.cache);
         let done = move |result: io::Result<()>| {
+            if ends_at!(AfterAppend) {
+                return;
+            }
             if result.is_ok() {
                 let mut cache = cache.write().unwrap_or_else(PoisonError::into_inner);
                 // What is being truncated does not count; nothing is appended anew before that is done.
@@ -271,6 +280,7 @@ impl RaftLogStorage<Types> for Log {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        fault_point!(BeforeTruncation);
         let last = last.map(|id| id.index);
         {
             let mut cache = self.write();
@@ -278,10 +288,13 @@ impl RaftLogStorage<Types> for Log {
             cache.entries.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
             cache.durable_end = cache.durable_end.min(cache.end_index());
         }
-        self.journal.truncate_after(last).await
+        self.journal.truncate_after(last).await?;
+        fault_point!(AfterTruncation);
+        Ok(())
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        fault_point!(BeforePurge);
         {
             let mut cache = self.write();
             let gone = (log_id.index + 1).saturating_sub(cache.first_index());
@@ -289,6 +302,8 @@ impl RaftLogStorage<Types> for Log {
             cache.entries.drain(..gone);
             cache.purged = Some(log_id);
         }
-        self.journal.purge(log_id.index, codec::encode(&log_id).into()).await
+        self.journal.purge(log_id.index, codec::encode(&log_id).into()).await?;
+        fault_point!(AfterPurge);
+        Ok(())
     }
 }

@@ -15,7 +15,7 @@ use openraft::{
 use tokio::sync::Mutex;
 
 use super::types::{Answer, LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
-use crate::{codec, replica::Replica, storage::Journal};
+use crate::{codec, fault_point::fault_point, replica::Replica, storage::Journal};
 
 /// The state machine of one node.
 pub(crate) struct Machine {
@@ -38,7 +38,9 @@ impl Stored {
         if newest.is_some() && *newest >= meta.last_log_id {
             return Ok(());
         }
+        fault_point!(BeforeSnapshot);
         journal.save_snapshot(codec::encode(meta).into(), data).await?;
+        fault_point!(AfterSnapshot);
         *newest = meta.last_log_id;
         Ok(())
     }
@@ -70,6 +72,7 @@ impl RaftStateMachine<Types> for Machine {
     {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
+            fault_point!(BeforeApply);
             let (index, term) = (entry.log_id.index, entry.log_id.committed_leader_id().term);
             let outcome = match entry.payload {
                 EntryPayload::Normal(proposal) => Some(self.replica.apply(index, term, &proposal.0)),
@@ -84,6 +87,7 @@ impl RaftStateMachine<Types> for Machine {
                 }
             };
             self.applied = Some(entry.log_id);
+            fault_point!(AfterApply);
             if let Some(responder) = responder {
                 responder.send(Answer(outcome));
             }
@@ -101,6 +105,7 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Bytes) -> Result<(), io::Error> {
+        fault_point!(BeforeInstall);
         let index = meta.last_log_id.map_or(0, |id| id.index);
         let term = meta.last_log_id.map_or(0, |id| id.committed_leader_id().term);
         // Checked before anything is replaced; on disk before openraft hears of it.
@@ -109,6 +114,7 @@ impl RaftStateMachine<Types> for Machine {
         self.replica.replace(index, term, table);
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
+        fault_point!(AfterInstall);
         Ok(())
     }
 

@@ -33,8 +33,11 @@ use super::{
     pipeline::{self, Pipeline},
     types::{Handle, Member, Snapshot, SnapshotMeta, Types, Vote},
 };
+#[cfg(feature = "chaos")]
+use crate::fault_point::Point;
 use crate::{
     codec,
+    fault_point::fault_point,
     id::NodeId,
     limits::SNAPSHOT_CHUNK_BYTES,
     runtime::{self, Either},
@@ -47,6 +50,19 @@ pub(crate) const VOTE: Method = Method(2);
 pub(crate) const PRE_VOTE: Method = Method(3);
 pub(crate) const TRANSFER: Method = Method(4);
 pub(crate) const SNAPSHOT: Method = Method(5);
+
+/// Where a process may end around a message: before it is sent, after it was answered, before it is answered.
+#[cfg(feature = "chaos")]
+fn points(method: Method) -> [Point; 3] {
+    use Point::*;
+    match method {
+        APPEND => [BeforeAppendRequest, AfterAppendRequest, BeforeAppendAnswer],
+        VOTE => [BeforeVoteRequest, AfterVoteRequest, BeforeVoteAnswer],
+        PRE_VOTE => [BeforePreVoteRequest, AfterPreVoteRequest, BeforePreVoteAnswer],
+        TRANSFER => [BeforeTransferRequest, AfterTransferRequest, BeforeTransferAnswer],
+        _ => [BeforePieceRequest, AfterPieceRequest, BeforePieceAnswer],
+    }
+}
 
 /// One piece of a snapshot. The last one is answered with openraft's response.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -102,8 +118,10 @@ impl Link {
         within: Duration,
     ) -> Result<R, RPCError<Types>> {
         let payload = codec::encode(request).into();
-        let reply =
-            self.transport.call(&self.peer(), lane, method, payload, within).await.map_err(of_call_error)?;
+        fault_point!(= points(method)[0]);
+        let reply = self.transport.call(&self.peer(), lane, method, payload, within).await;
+        fault_point!(= points(method)[1]);
+        let reply = reply.map_err(of_call_error)?;
         codec::decode(&reply).map_err(|error| RPCError::Network(NetworkError::new(&error)))
     }
 }
@@ -259,41 +277,36 @@ impl Receiver {
             self.led.fetch_add(1, Ordering::Relaxed);
         }
         let stopped = |error: &dyn std::fmt::Display| ReceiveError::Stopped(error.to_string());
-        Some(
-            match method {
-                APPEND => match codec::decode(payload) {
-                    Ok(rpc) => self
-                        .raft
-                        .append_entries(rpc)
-                        .await
-                        .map(|r| codec::encode(&r))
-                        .map_err(|e| stopped(&e)),
-                    Err(error) => Err(error.into()),
-                },
-                VOTE => match codec::decode(payload) {
-                    Ok(rpc) => self.raft.vote(rpc).await.map(|r| codec::encode(&r)).map_err(|e| stopped(&e)),
-                    Err(error) => Err(error.into()),
-                },
-                PRE_VOTE => match codec::decode(payload) {
-                    Ok(rpc) => {
-                        self.raft.pre_vote(rpc).await.map(|r| codec::encode(&r)).map_err(|e| stopped(&e))
-                    }
-                    Err(error) => Err(error.into()),
-                },
-                TRANSFER => match codec::decode(payload) {
-                    Ok(rpc) => self
-                        .raft
-                        .handle_transfer_leader(rpc)
-                        .await
-                        .map(|r| codec::encode(&r))
-                        .map_err(|e| stopped(&e)),
-                    Err(error) => Err(error.into()),
-                },
-                SNAPSHOT => self.piece(payload).await,
-                _ => return None,
-            }
-            .map(Bytes::from),
-        )
+        let answer = match method {
+            APPEND => match codec::decode(payload) {
+                Ok(rpc) => {
+                    self.raft.append_entries(rpc).await.map(|r| codec::encode(&r)).map_err(|e| stopped(&e))
+                }
+                Err(error) => Err(error.into()),
+            },
+            VOTE => match codec::decode(payload) {
+                Ok(rpc) => self.raft.vote(rpc).await.map(|r| codec::encode(&r)).map_err(|e| stopped(&e)),
+                Err(error) => Err(error.into()),
+            },
+            PRE_VOTE => match codec::decode(payload) {
+                Ok(rpc) => self.raft.pre_vote(rpc).await.map(|r| codec::encode(&r)).map_err(|e| stopped(&e)),
+                Err(error) => Err(error.into()),
+            },
+            TRANSFER => match codec::decode(payload) {
+                Ok(rpc) => self
+                    .raft
+                    .handle_transfer_leader(rpc)
+                    .await
+                    .map(|r| codec::encode(&r))
+                    .map_err(|e| stopped(&e)),
+                Err(error) => Err(error.into()),
+            },
+            SNAPSHOT => self.piece(payload).await,
+            _ => return None,
+        }
+        .map(Bytes::from);
+        fault_point!(= points(method)[2]);
+        Some(answer)
     }
 
     /// Whether this node's log has, durably and under the same leadership, the entry up to which the snapshot goes: then it

@@ -7,6 +7,7 @@
 //! | `patience.rs` | what takes minutes elsewhere |
 //! | `storm.rs` | does it bear much at once? The run that is replayed |
 //! | `flaws.rs` | would it find the bugs that are easily made? |
+//! | `points.rs` | is every fault point reached, and borne? |
 //! | `swarm.rs` | do the rules hold, whatever goes wrong? |
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as loudly as tests")]
@@ -14,6 +15,7 @@
 mod cluster;
 mod flaws;
 mod patience;
+mod points;
 mod replay;
 mod storm;
 mod swarm;

@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, process::Command, time::Duration};
 
-use crate::storm::{self, S};
+use leasehold::chaos::Trace;
+
+use crate::{
+    points,
+    storm::{self, S},
+};
 
 /// Tells a child which seeds to run.
 const SEEDS: &str = "LEASEHOLD_CHAOS_SEEDS";
@@ -14,7 +19,9 @@ fn hashes(seeds: &str) -> BTreeMap<u64, String> {
     seeds
         .map(|seed| {
             let report = storm::run(seed, SPAN);
-            (seed, format!("{:016x} {} {}", report.trace.hash, report.trace.count, report.polls))
+            let Trace { hash, count, .. } = report.trace;
+            // Another run of the seed, with what happens at fault points.
+            (seed, format!("{hash:016x} {count} {} and {}", report.polls, points::hash(seed)))
         })
         .collect()
 }

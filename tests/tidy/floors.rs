@@ -19,6 +19,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("config", 0),
     ("codec", 0),
     ("dense", 0),
+    ("fault_point", 0),
     ("flaw", 0),
     ("golden", 0),
     // The pure machines.

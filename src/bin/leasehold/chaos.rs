@@ -175,6 +175,12 @@ fn run(args: &RunArgs) -> Result<(), Failed> {
     let mut table = Table::new(&["FAULT", "TIMES"]);
     tally.troubles.iter().for_each(|(what, count)| table.row([(*what).to_owned(), count.to_string()]));
     table.print()?;
+    let mut table = Table::new(&["FAULT POINT", "PASSED", "HIT"]);
+    for (point, passed) in &tally.points_passed {
+        let hit = tally.points_hit.get(point).copied().unwrap_or_default();
+        table.row([point.to_string(), passed.to_string(), hit.to_string()]);
+    }
+    table.print()?;
     let mut table = Table::new(&["SITUATION", "SEEDS"]);
     tally.situations.iter().for_each(|(what, count)| table.row([(*what).to_owned(), count.to_string()]));
     table.print()?;
@@ -200,6 +206,9 @@ fn replay(args: &ReplayArgs) -> Result<(), Failed> {
     }
     for disturbance in &history.disturbances {
         output::line(&disturbance.to_string())?;
+    }
+    for hit in &history.at_points {
+        output::line(&hit.to_string())?;
     }
     output::line(&format!("{} events, digest {:016x}", trace.count, trace.hash))?;
     ran.map_err(|failure| setting.failed(&failure))?;

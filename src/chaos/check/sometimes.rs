@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 
 use crate::{
     change::{ChangeKind, EndKind},
-    chaos::history::{Answered, Asked, History},
+    chaos::{
+        PointEffect,
+        history::{Answered, Asked, History, PointHit},
+    },
+    fault_point::Point,
     mode::Mode,
     session::LossReason,
 };
@@ -14,7 +18,7 @@ use crate::{
 pub type Reached = fn(&History) -> bool;
 
 /// The catalogue.
-pub const SITUATIONS: [(&str, Reached); 26] = [
+pub const SITUATIONS: [(&str, Reached); 30] = [
     ("a lease expires", |h| ends(h, |how| *how == EndKind::Expired)),
     ("a lease is released", |h| ends(h, |how| *how == EndKind::Released)),
     ("a grant is given up by a requester that did not wait", |h| ends(h, |how| *how == EndKind::GivenUp)),
@@ -55,6 +59,20 @@ pub const SITUATIONS: [(&str, Reached); 26] = [
     ("a watcher goes from agent to agent", |h| {
         h.watchers.iter().any(|w| w.told.iter().map(|told| told.1).collect::<BTreeSet<_>>().len() > 1)
     }),
+    ("a process ends between persisting and answering", |h| {
+        use Point::{AfterAppend, AfterPurge, AfterSnapshot, AfterSync, AfterTruncation, AfterVote};
+        ends_at(h, &[AfterAppend, AfterVote, AfterTruncation, AfterPurge, AfterSnapshot, AfterSync])
+    }),
+    ("a process ends between applying and answering", |h| {
+        ends_at(h, &[Point::AfterApply, Point::AfterInstall, Point::BeforeRequestAnswer])
+    }),
+    ("a process ends when what it sent is under way", |h| {
+        ends_at(h, &[Point::AfterSend, Point::AfterAnswer])
+    }),
+    ("the power goes between a write and its sync", |h| {
+        let unsynced = |hit: &PointHit| hit.point == Point::BeforeSync;
+        h.at_points.iter().any(|hit| unsynced(hit) && hit.effect == PointEffect::PowerLoss)
+    }),
 ];
 
 /// The situations that a run came into.
@@ -73,6 +91,14 @@ fn ends(history: &History, is: impl Fn(&EndKind) -> bool) -> bool {
 
 fn told(history: &History, is: impl Fn(&LossReason) -> bool) -> bool {
     history.beliefs.iter().flat_map(|belief| &belief.told).any(is)
+}
+
+/// Whether a process ended, with its machine or without, at one of these.
+fn ends_at(history: &History, points: &[Point]) -> bool {
+    history
+        .at_points
+        .iter()
+        .any(|hit| points.contains(&hit.point) && !matches!(hit.effect, PointEffect::Stall(_)))
 }
 
 fn queue_of(history: &History, count: usize) -> bool {

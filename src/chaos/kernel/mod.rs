@@ -110,6 +110,8 @@ struct Core {
     clocks: Arc<Clocks>,
     woken: Arc<Woken>,
     state: RefCell<State>,
+    /// See [`Kernel::afterwards`].
+    afterwards: RefCell<Option<Box<dyn FnOnce()>>>,
 }
 
 /// A simulation's kernel. Clones are the same one.
@@ -136,6 +138,7 @@ impl Kernel {
                 panics: Vec::new(),
                 running: false,
             }),
+            afterwards: RefCell::default(),
         }));
         kernel.add_machine();
         kernel
@@ -164,6 +167,17 @@ impl Kernel {
     pub(crate) fn place(&self, node: usize) -> Place {
         let life = self.0.state.borrow().machines.get(node).map_or(0, |machine| machine.life);
         Place { node, life }
+    }
+
+    /// Where the task that runs now belongs.
+    pub(crate) fn here(&self) -> Place {
+        self.0.state.borrow().here
+    }
+
+    /// Does this as soon as the task that runs now waits, before any other runs; it belongs to the world outside. Of two
+    /// for one task the later counts.
+    pub(crate) fn afterwards(&self, job: impl FnOnce() + 'static) {
+        *self.0.afterwards.borrow_mut() = Some(Box::new(job));
     }
 
     /// What a machine does.
@@ -376,6 +390,10 @@ impl Core {
         drop(state);
         drop(over);
         self.state.borrow_mut().here = before;
+        let afterwards = self.afterwards.take();
+        if let Some(afterwards) = afterwards {
+            afterwards();
+        }
     }
 
     /// Moves the time to the next alarm, and wakes all that are due then. False if there is none.

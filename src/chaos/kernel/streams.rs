@@ -22,6 +22,10 @@ pub(crate) enum Chance {
     Swarm,
     /// What the agent's own code rolls: ids, jitter, election timeouts. One for each life of a machine.
     Node(usize, u32),
+    /// What happens at fault points, and when.
+    Points,
+    /// Which faults at points a swarm has.
+    PointSwarm,
 }
 
 impl Chance {
@@ -34,6 +38,8 @@ impl Chance {
             Self::Faults => (5, 0, 0),
             Self::Swarm => (7, 0, 0),
             Self::Node(node, life) => (6, node, life),
+            Self::Points => (8, 0, 0),
+            Self::PointSwarm => (9, 0, 0),
         };
         kind << 56 | (node as u64) << 32 | u64::from(life)
     }
@@ -107,6 +113,8 @@ mod tests {
             Chance::Node(1, 0),
             Chance::Node(1, 1),
             Chance::Node(2, 0),
+            Chance::Points,
+            Chance::PointSwarm,
         ];
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..50 {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::network::{End, Shared, lock};
 use crate::{
     chaos::trace::{Event, Leg, Loss, digest},
+    fault_point::fault_point,
     runtime::{Either, select2, sleep},
     transport::{
         Lane, Method, Peer,
@@ -192,10 +193,14 @@ impl Shared {
         let mut running = serving::run(handler, caller, method, payload, within);
         let (shared, pipe) = (Arc::clone(self), Arc::clone(pipe));
         match serving::begin(&mut running).await {
-            Poll::Ready(answer) => shared.answer(message, &pipe.host, from, answer, back),
+            Poll::Ready(answer) => {
+                shared.answer(message, &pipe.host, from, answer, back);
+                fault_point!(AfterAnswer);
+            }
             Poll::Pending => Arc::clone(&pipe.host).spawn(async move {
                 if let Either::Second(answer) = select2(pipe.over.cancelled(), running).await {
                     shared.answer(message, &pipe.host, from, answer, back);
+                    fault_point!(AfterAnswer);
                 }
             }),
         }

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{disk::DiskFault, weather::Weather};
+use super::{disk::DiskFault, points::PointFaults, weather::Weather};
 
 /// One thing that is done to the world. Agents are named by their numbers, from 0.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,6 +86,10 @@ pub enum Fault {
         /// What.
         fault: DiskFault,
     },
+    /// From now on this happens to agents at [fault points](crate::chaos::Point), in the place of what did before.
+    ArmPoints(PointFaults),
+    /// Undoes that.
+    DisarmPoints,
 }
 
 impl Fault {
@@ -108,7 +112,7 @@ impl Fault {
             Self::Cut { from, to } | Self::Heal { from, to } | Self::WeatherBetween { from, to, .. } => {
                 vec![*from, *to]
             }
-            Self::HealAll | Self::Weather(_) => Vec::new(),
+            Self::HealAll | Self::Weather(_) | Self::ArmPoints(_) | Self::DisarmPoints => Vec::new(),
         }
     }
 }

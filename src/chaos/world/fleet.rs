@@ -2,7 +2,12 @@
 //!
 //! Agent `n` lives on the kernel's machine `n + 1`; machine 0 is the world outside.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::Notify;
 
@@ -10,6 +15,7 @@ use super::{
     disk::{Disk, DiskPace},
     fault::Fault,
     network::{Death, Network},
+    points::{PointEffect, Points},
     site::SimSite,
     weather::Weather,
 };
@@ -58,6 +64,7 @@ struct Shared {
     chance: RefCell<Stream>,
     /// Told when a seat changes.
     news: Notify,
+    points: Points,
 }
 
 /// See the file's head. Clones are the same fleet.
@@ -97,8 +104,9 @@ impl Fleet {
                 Disk::new(seed, agent, setup.disk.clone(), tracer.clone())
             })
             .collect();
-        Self(Rc::new(Shared {
+        Self(Rc::new_cyclic(|fleet: &Weak<Shared>| Shared {
             kernel: kernel.clone(),
+            points: Points::new(seed, kernel, (tracer, recorder), ends(fleet.clone())),
             tracer: tracer.clone(),
             recorder: recorder.clone(),
             seats: RefCell::new((0..setup.agents).map(|_| Seat::default()).collect()),
@@ -152,7 +160,7 @@ impl Fleet {
         if fault.agents().iter().any(|agent| *agent >= self.count()) {
             return;
         }
-        let Shared { kernel, network, disks, .. } = &*self.0;
+        let Shared { kernel, network, disks, points, .. } = &*self.0;
         let clocks = kernel.clocks();
         let nanos = |span: &Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
         match fault {
@@ -179,7 +187,14 @@ impl Fleet {
             Fault::ClockBack { agent, by } => clocks.jump(machine(*agent), -nanos(by)),
             Fault::WallClock { agent, wrong_ms } => clocks.set_wall(machine(*agent), *wrong_ms),
             Fault::Disk { agent, fault } => disks[*agent].fault(*fault),
+            Fault::ArmPoints(faults) => points.arm(Some(*faults)),
+            Fault::DisarmPoints => points.arm(None),
         }
+    }
+
+    /// What comes of passing fault points.
+    pub(crate) fn points(&self) -> &Points {
+        &self.0.points
     }
 
     /// Ends an agent's process, and its machine with it if that has no power.
@@ -256,6 +271,18 @@ impl Fleet {
     pub(crate) fn end_all(&self) {
         for agent in 0..self.count() {
             self.end(agent, Death::Silent);
+        }
+    }
+}
+
+/// How the fleet ends an agent that passed a fault point.
+fn ends(fleet: Weak<Shared>) -> impl Fn(usize, PointEffect) {
+    move |agent, effect| {
+        let Some(fleet) = fleet.upgrade().map(Fleet) else { return };
+        match effect {
+            PointEffect::Crash => fleet.fault(&Fault::Crash(agent)),
+            PointEffect::PowerLoss => fleet.fault(&Fault::PowerLoss(agent)),
+            PointEffect::Stall(_) => {}
         }
     }
 }

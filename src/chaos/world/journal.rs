@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::disk::{Call, Disk};
 use crate::{
+    fault_point::fault_point,
     flaw::planted,
     limits::STORAGE_QUEUE_MAX,
     runtime,
@@ -193,11 +194,13 @@ impl Writer {
         }
         runtime::sleep(self.disk.write_span()).await;
         self.disk.write(self.opening, accepted).map_err(|error| self.failure.record(&error))?;
+        fault_point!(BeforeSync);
         runtime::sleep(self.disk.sync_span()).await;
         self.disk.stall().await;
         if !planted!(NoSync) {
             self.disk.sync(self.opening).map_err(|error| self.failure.record(&error))?;
         }
+        fault_point!(AfterSync);
         Ok(refused)
     }
 

@@ -11,6 +11,7 @@ use super::{
     network::{End, Shared},
 };
 use crate::{
+    fault_point::fault_point,
     runtime::{sleep, timeout},
     transport::{
         CallError, Handler, Lane, Method, NotSent, Peer, Stage, Transport, Unanswered,
@@ -101,7 +102,9 @@ impl SimTransport {
         let slot = slot.map_err(|_| NotSent::ShutDown)?;
         stage.sent();
         let request = (method, payload, told_wait(method, within));
-        let reply = self.shared.post(&self.end, to, &pipe, request, slot).await;
+        let reply = self.shared.post(&self.end, to, &pipe, request, slot);
+        fault_point!(AfterSend);
+        let reply = reply.await;
         let detail = match reply {
             Ok(Reply::Answered(answer)) => return Ok(Ok(answer)),
             Ok(Reply::Silence) => return pending().await,

@@ -7,6 +7,7 @@
 //! | `network.rs`, `link.rs`, `delivery.rs` | the transport's contract over it: who is there, calling, and what is under way |
 //! | `site.rs` | both, as one life of an agent finds them |
 //! | `fault.rs` | what can be done to the world |
+//! | `points.rs` | what comes of passing a fault point |
 //! | `fleet.rs` | the agents and their machines: starting them, and doing it |
 
 mod delivery;
@@ -16,6 +17,7 @@ mod fleet;
 mod journal;
 mod link;
 mod network;
+mod points;
 mod site;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -24,9 +26,11 @@ mod weather;
 pub use self::{
     disk::{DiskFault, DiskPace},
     fault::Fault,
+    points::{PointEffect, PointFaults},
     weather::Weather,
 };
 pub(crate) use self::{
     fleet::{Fleet, Setup, machine},
     network::lock,
+    points::Points,
 };

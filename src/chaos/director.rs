@@ -6,7 +6,7 @@ use std::{cell::Cell, collections::BTreeMap, rc::Rc, time::Duration};
 use super::{
     history::Disturbance,
     sim::Sim,
-    swarm::{Episode, Trouble, Whom},
+    swarm::{Episode, Faults, Trouble, Whom},
     world::{DiskFault, Fault, Weather},
 };
 use crate::{message::MemberRole, runtime};
@@ -21,14 +21,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// How many episodes hold an agent down, so that nobody else starts it.
 type Down = Rc<[Cell<u32>]>;
 
-/// Carries the schedule out until its span is over, and mends everything then.
-pub(super) async fn direct(sim: &Sim, schedule: Vec<(usize, Episode)>, span: Duration) {
+/// Carries the schedule out, but for what is left out of it, until its span is over, and mends everything then.
+pub(super) async fn direct(sim: &Sim, whole: Vec<(usize, Episode)>, faults: &Faults, span: Duration) {
     let down: Down = (0..sim.agents()).map(|_| Cell::new(0)).collect();
     let began = sim.now();
-    for (number, episode) in schedule {
-        let (ours, down) = (sim.clone(), down.clone());
+    for (number, episode) in whole {
+        let (ours, down, keeps) = (sim.clone(), down.clone(), faults.keeps(number));
         sim.outside(async move {
             ours.sleep(episode.from).await;
+            // One that is left out has its task all the same: before its time, the run is the same to the bit.
+            if !keeps {
+                return;
+            }
             carry_out(&ours, number, &episode, &down).await;
         });
     }

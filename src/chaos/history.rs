@@ -45,6 +45,8 @@ pub struct History {
     pub points_passed: BTreeMap<Point, u64>,
     /// The agents' lives.
     pub lives: Vec<Life>,
+    /// Who led, as it was seen from time to time: no rule is about it.
+    pub leaderships: Vec<Leadership>,
     /// When everything was mended, at the end.
     pub mended: Option<Duration>,
     /// Agents that were killed for good after that, so that a bare quorum was left.
@@ -233,6 +235,10 @@ pub enum Answered {
     Granted(LeaseId, Token),
     /// Nothing happened, for this reason.
     Nothing(String),
+    /// Nothing happened: the name is held, by the lease with this token among others.
+    HeldBy(Token),
+    /// Nothing happened: the name is closed after an expiry.
+    Closed,
     /// It may have happened or not.
     Unknown(String),
     /// It is done.
@@ -348,6 +354,20 @@ pub struct Life {
     pub served: bool,
 }
 
+/// An agent led, or took itself for a leader: one that is cut off does so for a while beside the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Leadership {
+    /// The agent.
+    pub agent: usize,
+    /// In which term.
+    pub term: u64,
+    /// When that was seen first
+    pub from: Duration,
+    /// and last.
+    pub seen: Duration,
+}
+
 /// After everything was mended a name was to be had within a bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -367,6 +387,33 @@ pub struct Probe {
 }
 
 impl History {
+    /// A watcher of real processes was told of an entry, all of it or a part: it comes into the log, and each of its leases
+    /// is known by its token alone. What goes on is known of several watchers together.
+    pub fn was_told(&mut self, at: Duration, changes: &[Change]) {
+        let Some(index) = changes.first().map(|change| change.index) else { return };
+        let known = self.log.get(&index);
+        if known.is_some_and(|entry| entry.at <= at && entry.changes.len() >= changes.len()) {
+            return;
+        }
+        let at = known.map_or(at, |entry| entry.at.min(at));
+        let changed = |change: &Change| {
+            let token = match &change.kind {
+                ChangeKind::Granted { token, .. } | ChangeKind::Ended { token, .. } => token.get(),
+                ChangeKind::Present { .. } => return None,
+                _ => 0,
+            };
+            let (lease_id, change) = (LeaseId::from_bits(token.into()), change.clone());
+            let (mode, lock_delay) = (Mode::Exclusive, Duration::ZERO);
+            Some(Changed { change, lease_id, from_queue: false, mode, lock_delay })
+        };
+        let told: Vec<Changed> = changes.iter().filter_map(changed).collect();
+        let changes = known.map(|entry| entry.changes.clone()).filter(|known| known.len() > told.len());
+        let changes = changes.unwrap_or(told);
+        if !changes.is_empty() {
+            self.log.insert(index, Committed { term: 0, at, digest: 0, changes });
+        }
+    }
+
     /// All changes in the order of the log, with their indexes and the time at which each was first applied.
     pub fn changes(&self) -> impl Iterator<Item = (u64, Duration, &Changed)> {
         self.log

@@ -7,10 +7,12 @@ use std::{
 };
 
 use super::{
-    history::{Applied, Belief, Changed, Committed, History, Life},
+    history::{Applied, Belief, Changed, Committed, History, Leadership, Life},
+    sim::Sim,
     trace::{Tracer, digest},
 };
 use crate::{
+    MemberRole,
     change::{Change, ChangeKind, Filter},
     id::LeaseId,
     lease::Lease,
@@ -191,6 +193,24 @@ impl Recorder {
         if let Some(life) = pages.history.lives.get_mut(number) {
             life.until = Some(until);
         }
+    }
+}
+
+/// Writes down who leads, for people.
+pub(crate) fn see_who_leads(sim: &Sim) {
+    for agent in 0..sim.agents() {
+        let Some(status) = sim.agent(agent).map(|agent| agent.status()) else { continue };
+        if status.role != MemberRole::Leader || status.stopped.is_some() {
+            continue;
+        }
+        let (term, seen) = (status.term, sim.now());
+        sim.recorder().write(|history| {
+            let mut all = history.leaderships.iter_mut();
+            match all.rfind(|other| other.agent == agent && other.term == term) {
+                Some(same) => same.seen = seen,
+                None => history.leaderships.push(Leadership { agent, term, from: seen, seen }),
+            }
+        });
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Delta debugging: larger and smaller parts of the schedule are left out, and what is left out for good is what the seed
 //! fails without. Everything else of the run follows from the seed as before, so that each attempt is a run that can be
-//! replayed by itself. What is left is minimal in this sense: without any one of its episodes the seed fails no more, or in
+//! replayed by itself; until the first episode that is left out begins, it is the same run to the bit. So what comes after the
+//! failure is never needed. What is left is minimal in this sense: without any one of its episodes the seed fails no more, or in
 //! another way.
 
 use super::trial::Failure;

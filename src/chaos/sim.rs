@@ -312,9 +312,9 @@ impl SimBuilder {
             }
             if let Some(faults) = faults {
                 recorder.write(|history| history.drift_bounded = faults.keep_the_drift_bound());
-                let (ours, episodes) = (sim.clone(), faults.schedule(seed, sim.agents(), span));
+                let (ours, episodes) = (sim.clone(), faults.whole().schedule(seed, sim.agents(), span));
                 sim.outside(async move {
-                    director::direct(&ours, episodes, span).await;
+                    director::direct(&ours, episodes, &faults, span).await;
                     ours.recorder().write(|history| history.mended = Some(ours.now()));
                     ours.shared.mended.send_replace(true);
                 });

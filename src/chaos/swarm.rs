@@ -323,6 +323,16 @@ impl Faults {
         self
     }
 
+    /// Without anything left out.
+    pub(super) fn whole(&self) -> Self {
+        Self { only: None, ..self.clone() }
+    }
+
+    /// Whether the episode with this number is not left out.
+    pub(super) fn keeps(&self, number: usize) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(&number))
+    }
+
     /// Whether clocks keep to the declared bound.
     #[must_use]
     pub fn keep_the_drift_bound(&self) -> bool {
@@ -349,7 +359,7 @@ impl Faults {
             let power = !episodes.iter().any(lies);
             episodes.extend(draw_points(seed, span, power));
         }
-        let kept = |(number, _): &(usize, Episode)| self.only.as_ref().is_none_or(|o| o.contains(number));
+        let kept = |(number, _): &(usize, Episode)| self.keeps(*number);
         episodes.into_iter().enumerate().filter(kept).collect()
     }
 }

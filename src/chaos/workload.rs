@@ -5,6 +5,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duratio
 
 use super::{
     history::{Answered, Asked, Call, Probe, Stint, Watcher, Write},
+    recorder::see_who_leads,
     sim::{Sim, SimBuilder},
     swarm::Faults,
     world::Fault,
@@ -71,6 +72,7 @@ pub async fn leases(sim: Sim) {
 impl Desk {
     /// Notes that something is asked; the answer goes to the same place.
     fn ask(&self, agent: usize, name: &Name, asked: Asked) -> usize {
+        see_who_leads(&self.sim);
         let began = self.sim.now();
         let call = Call { agent, name: name.clone(), asked, began, ended: None, answer: Answered::Pending };
         self.sim.recorder().write(|history| {
@@ -80,6 +82,7 @@ impl Desk {
     }
 
     fn answer(&self, call: usize, answer: Answered) {
+        see_who_leads(&self.sim);
         let ended = Some(self.sim.now());
         self.sim.recorder().write(|history| {
             if let Some(call) = history.calls.get_mut(call) {
@@ -206,6 +209,8 @@ async fn acquire(
     let (answer, lease) = match soon(sim, patience, acquired).await {
         None => (Answered::Unknown("the client did not wait any longer".to_owned()), None),
         Some(Ok(lease)) => (Answered::Granted(lease.id(), lease.token()), Some(lease)),
+        Some(Err(AcquireError::Held { holder, .. })) => (Answered::HeldBy(holder.token), None),
+        Some(Err(AcquireError::Closed { .. })) => (Answered::Closed, None),
         Some(Err(error)) => {
             let may = matches!(error, AcquireError::Unknown { .. } | AcquireError::Stopped { .. });
             let text = error.to_string();

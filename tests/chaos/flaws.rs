@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// No flaw may take more seeds.
-const SEEDS_MAX: u64 = 200;
+pub(crate) const SEEDS_MAX: u64 = 200;
 
 /// What goes wrong while it is looked for: the swarm, but for flaws that show only where several things come together that
 /// a swarm seldom brings together.
@@ -56,14 +56,23 @@ fn slow() -> Weather {
 }
 
 /// One run, under the faults in which this flaw is looked for; with it, or without.
-fn run(seed: u64, flaw: Flaw, planted: bool) -> Result<(), Box<Failure>> {
+pub(crate) fn run(seed: u64, flaw: Flaw, planted: bool) -> Result<(), Box<Failure>> {
+    run_with(seed, flaw, planted, faults(flaw))
+}
+
+/// The same with the flaw, and of what goes wrong these episodes alone.
+pub(crate) fn run_only(seed: u64, flaw: Flaw, only: &[usize]) -> Result<(), Box<Failure>> {
+    run_with(seed, flaw, true, faults(flaw).only(only.iter().copied()))
+}
+
+fn run_with(seed: u64, flaw: Flaw, planted: bool, faults: Faults) -> Result<(), Box<Failure>> {
     if flaw == Flaw::NoStallCompensation {
         return alone_and_stopped(seed, planted.then_some(flaw)).map(drop);
     }
     if flaw == Flaw::RenewalAfterExpiry {
         return confirmed_late(seed, planted.then_some(flaw)).map(drop);
     }
-    let mut cluster = swarm::cluster(seed, faults(flaw));
+    let mut cluster = swarm::cluster(seed, faults);
     if planted {
         cluster = cluster.flaw(flaw);
     }

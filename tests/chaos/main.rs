@@ -8,14 +8,18 @@
 //! | `storm.rs` | does it bear much at once? The run that is replayed |
 //! | `flaws.rs` | would it find the bugs that are easily made? |
 //! | `points.rs` | is every fault point reached, and borne? |
+//! | `linearizable.rs` | is what clients were answered that of one lease table, by a checker that we did not write? |
+//! | `shrink.rs` | is what a failing seed takes found out? |
 //! | `swarm.rs` | do the rules hold, whatever goes wrong? |
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as loudly as tests")]
 
 mod cluster;
 mod flaws;
+mod linearizable;
 mod patience;
 mod points;
 mod replay;
+mod shrink;
 mod storm;
 mod swarm;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use leasehold::chaos::{Failure, Faults, Report, SimBuilder, Tally, Trouble, seeds, workload};
 
-use crate::storm::S;
+use crate::{linearizable, storm::S};
 
 const AGENTS: usize = 5;
 
@@ -20,7 +20,8 @@ fn faults(seed: u64) -> Faults {
 }
 
 fn run(seed: u64) -> Result<Report<()>, Box<Failure>> {
-    cluster(seed, faults(seed)).workload(workload::leases).run()
+    let trial = cluster(seed, faults(seed)).workload(workload::leases);
+    trial.check(|report| linearizable::check(&report.history)).run()
 }
 
 /// Runs the seeds on two threads, since a run takes one core.

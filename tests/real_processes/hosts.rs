@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::{
     namespaces,
+    skewed::{self, AGENT},
     switch::{Switch, address, ip},
     worker::WORKER,
 };
@@ -32,6 +33,8 @@ pub(crate) struct Hosts {
 struct Namespaces(Vec<String>);
 
 struct Host {
+    /// The rates of the agent's clock and of the worker's, in millionths off.
+    rates: (i64, i64),
     agent: Option<Child>,
     worker: Option<Child>,
     /// How many workers there were.
@@ -96,7 +99,8 @@ impl Hosts {
         }
         let switch = Switch::between(&namespaces.0, seed)?;
         let mut hosts = Vec::new();
-        for host in 0..count {
+        let (agents, workers) = skewed::rates(count, seed);
+        for (host, rates) in agents.into_iter().zip(workers).enumerate() {
             let disk = dir.path().join(format!("disk-{host}"));
             fs::create_dir(&disk).map_err(|error| error.to_string())?;
             let mounted =
@@ -104,11 +108,16 @@ impl Hosts {
             if !mounted.is_ok_and(|status| status.success()) {
                 return Err("no file system of memory can be mounted".to_owned());
             }
-            hosts.push(Host { agent: None, worker: None, workers: 0, disk });
+            hosts.push(Host { rates, agent: None, worker: None, workers: 0, disk });
         }
         let mut all = Self { switch, namespaces, hosts, dir };
         (0..count).for_each(|host| all.start_agent(host));
         Ok(all)
+    }
+
+    /// The rates of the agents' clocks and of the workers', in millionths off.
+    pub(crate) fn rates(&self) -> Vec<(i64, i64)> {
+        self.hosts.iter().map(|host| host.rates).collect()
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -127,12 +136,23 @@ impl Hosts {
         command
     }
 
+    /// The last host's is the command, which has the machine's clock.
     pub(crate) fn start_agent(&mut self, host: usize) {
         let founders: Vec<String> = (0..self.count()).map(agent_at).collect();
+        let data = self.hosts[host].disk.join("data");
+        if host + 1 < self.count() {
+            let (name, rate) = (format!("agent-{host}"), self.hosts[host].rates.0);
+            let (data, address, founders) = (data.display(), agent_at(host), founders.join(" "));
+            let asked = format!("{name} {data} {rate} {address} {founders}");
+            let mut command = self.there(host, &std::env::current_exe().unwrap(), "agent");
+            command.args(["agent", "--exact", "--nocapture"]).env(AGENT, asked);
+            self.hosts[host].agent = Some(command.spawn().unwrap());
+            return;
+        }
         let mut command = self.there(host, Path::new(env!("CARGO_BIN_EXE_leasehold")), "agent");
         command.args(["agent", "--name", &format!("agent-{host}"), "--listen", &agent_at(host)]);
         command.args(["--founder", &founders.join(","), "--ttl", "2s", "--data-dir"]);
-        command.arg(self.hosts[host].disk.join("data"));
+        command.arg(data);
         self.hosts[host].agent = Some(command.spawn().unwrap());
     }
 
@@ -140,7 +160,7 @@ impl Hosts {
         let number = self.hosts[host].workers;
         self.hosts[host].workers += 1;
         let log = self.dir.path().join(format!("worker-{host}-{number}.log"));
-        let mut asked = format!("{} {seed}", log.display());
+        let mut asked = format!("{} {seed} {}", log.display(), self.hosts[host].rates.1);
         // Its own host's agent first.
         for other in (host..self.count()).chain(0..host) {
             asked = format!("{asked} {}", agent_at(other));

@@ -7,13 +7,16 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
-use leasehold::{Client, Fence, Lease};
+use leasehold::{Change, ChangeKind, Client, Fence, Lease};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-/// In the environment of a worker: where it writes, a seed, and the agents, each after a space.
+use crate::skewed::Skewed;
+
+/// In the environment of a worker: where it writes, a seed, its clock's rate, and the agents, each after a space.
 pub(crate) const WORKER: &str = "LEASEHOLD_TEST_WORKER";
 pub(crate) const NAMES: [&str; 3] = ["orders", "users", "mail"];
 /// How many ask for leases in each worker.
@@ -33,10 +36,15 @@ pub(crate) enum Line {
     Granted(u64, u64, String, u64),
     /// `check()` succeeded at some moment between the two times.
     Held(u64, u64, String, u64),
+    /// Its watcher was told this at this time.
+    Told(u64, Change),
 }
 
 impl Line {
     pub(crate) fn parse(line: &str) -> Option<Self> {
+        if let Some((at, change)) = line.strip_prefix("told ").and_then(|rest| rest.split_once(' ')) {
+            return Some(Self::Told(at.parse().ok()?, serde_json::from_str(change).ok()?));
+        }
         let mut words = line.split(' ');
         let kind = words.next()?;
         let mut number = || words.next()?.parse::<u64>().ok();
@@ -88,6 +96,7 @@ pub(crate) fn work(asked: &str) {
     let mut words = asked.split(' ');
     let log = PathBuf::from(words.next().unwrap());
     let mut chance = StdRng::seed_from_u64(words.next().unwrap().parse().unwrap());
+    let clock = Arc::new(Skewed(words.next().unwrap().parse().unwrap()));
     let agents: Vec<&str> = words.collect();
     let dir = log.parent().unwrap();
     let fence = |name| {
@@ -99,17 +108,37 @@ pub(crate) fn work(asked: &str) {
     let tasks = tokio::task::LocalSet::new();
     tasks.block_on(&runtime, async {
         let client = loop {
-            match Client::builder("worker").agents(agents.iter().copied()).connect().await {
+            match Client::builder("worker")
+                .agents(agents.iter().copied())
+                .clock(clock.clone())
+                .connect()
+                .await
+            {
                 Ok(client) => break client,
                 Err(error) => println!("{error}"),
             }
         };
         let seeds: Vec<u64> = (0..TASKS).map(|_| chance.random()).collect();
+        tokio::task::spawn_local(watch(desk.clone(), client.clone()));
         let asks = seeds.into_iter().map(|seed| {
             tokio::task::spawn_local(ask(desk.clone(), client.clone(), StdRng::seed_from_u64(seed)))
         });
         futures_util::future::join_all(asks.collect::<Vec<_>>()).await;
     });
+}
+
+/// Watches everything, from the beginning.
+async fn watch(desk: Rc<Desk>, client: Client) {
+    let mut watch = client.watch_prefix("").await.unwrap().since(0);
+    while let Some(mut change) = watch.next().await {
+        let at = now();
+        // A checker would take it for a bound from when it was told.
+        if let ChangeKind::Granted { ttl, .. } = &mut change.kind {
+            *ttl = Duration::ZERO;
+        }
+        let line = format!("told {at} {}\n", serde_json::to_string(&change).unwrap());
+        let _ = (&desk.log).write_all(line.as_bytes());
+    }
 }
 
 async fn ask(desk: Rc<Desk>, client: Client, mut chance: StdRng) {

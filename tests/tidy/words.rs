@@ -134,6 +134,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("tests/cluster/starting.rs", "that an agent does not start can only be waited for"),
     ("tests/real_processes/hosts.rs", "asks other processes again and again"),
     ("tests/real_processes/main.rs", "trouble lasts for a while; asks other processes again and again"),
+    ("tests/real_processes/skewed.rs", "looks again and again whether its agent has stepped down"),
     ("tests/real_processes/worker.rs", "a holder works for a while, for others to see"),
     ("tests/fault_proxy.rs", "asks again and again until a port is closed"),
     ("tests/client.rs", "asks again and again; a disturbance lasts for a while"),

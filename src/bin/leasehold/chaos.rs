@@ -1,6 +1,6 @@
 //! `chaos`: simulated clusters under faults, seed by seed; replaying one, and shrinking what it takes to fail.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use leasehold::{
@@ -15,6 +15,9 @@ use crate::{
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// What stands for no faults at all, where some are named.
+const NO_FAULTS: &str = "none";
 
 #[derive(Args)]
 pub(crate) struct ChaosArgs {
@@ -78,9 +81,9 @@ struct OfSeedArgs {
 struct ReportArgs {
     #[command(flatten)]
     of: OfSeedArgs,
-    /// Only these faults of its schedule, by their numbers, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "NUMBER,…")]
-    only: Option<Vec<usize>>,
+    /// Only these faults of its schedule, by their numbers, separated by commas; or "none"
+    #[arg(long, value_name = "NUMBER,…")]
+    only: Option<Only>,
     /// The file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -90,12 +93,46 @@ struct ReportArgs {
 struct ReplayArgs {
     #[command(flatten)]
     of: OfSeedArgs,
-    /// Only these faults of its schedule, by their numbers, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "NUMBER,…")]
-    only: Option<Vec<usize>>,
+    /// Only these faults of its schedule, by their numbers, separated by commas; or "none"
+    #[arg(long, value_name = "NUMBER,…")]
+    only: Option<Only>,
     /// Print everything that happened
     #[arg(long)]
     trace: bool,
+}
+
+/// Some faults of a schedule, by their numbers.
+#[derive(Clone)]
+struct Only(Vec<usize>);
+
+impl FromStr for Only {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == NO_FAULTS {
+            return Ok(Self(Vec::new()));
+        }
+        let number = |number: &str| {
+            let wrong =
+                |_| format!("{number:?} is no number of a fault; give some, as 3,17, or {NO_FAULTS:?}");
+            number.trim().parse().map_err(wrong)
+        };
+        text.split(',').map(number).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl fmt::Display for Only {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let numbers: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(if numbers.is_empty() { NO_FAULTS } else { "" })?;
+        f.write_str(&numbers.join(","))
+    }
+}
+
+/// The line that runs a seed again.
+fn replay_line(setting: &SettingArgs, seed: u64, only: Option<&Only>) -> String {
+    let only = only.map(|only| format!(" --only {only}")).unwrap_or_default();
+    format!("leasehold chaos replay {seed} {}{only}", setting.flags())
 }
 
 fn seeds(text: &str) -> Result<Seeds, String> {
@@ -103,11 +140,15 @@ fn seeds(text: &str) -> Result<Seeds, String> {
 }
 
 impl SettingArgs {
-    fn faults(&self) -> Faults {
-        match self.faults {
+    fn faults(&self, only: Option<&Only>) -> Faults {
+        let faults = match self.faults {
             Kind::Swarm => Faults::swarm(),
             Kind::BeyondDrift => Faults::beyond_the_drift_bound(),
             Kind::None => Faults::none(),
+        };
+        match only {
+            Some(Only(numbers)) => faults.only(numbers.iter().copied()),
+            None => faults,
         }
     }
 
@@ -125,13 +166,10 @@ impl SettingArgs {
         format!("--agents {}{faults}", self.agents)
     }
 
-    fn failed(&self, failure: &Failure) -> Failed {
+    fn failed(&self, failure: &Failure, only: Option<&Only>) -> Failed {
         let broken: Vec<String> = failure.violations.iter().take(5).map(ToString::to_string).collect();
-        let (seed, flags) = (failure.seed, self.flags());
-        Failed::new(format!(
-            "seed {seed} fails:\n  {}\nreplay it: leasehold chaos replay {seed} {flags}",
-            broken.join("\n  ")
-        ))
+        let (seed, line) = (failure.seed, replay_line(self, failure.seed, only));
+        Failed::new(format!("seed {seed} fails:\n  {}\nreplay it: {line}", broken.join("\n  ")))
     }
 }
 
@@ -152,8 +190,8 @@ fn run(args: &RunArgs) -> Result<(), Failed> {
     let end = if most.is_some() { u64::MAX } else { range.end };
     let mut tally = Tally::default();
     for seed in range.start..end {
-        let report =
-            args.setting.run(seed, args.setting.faults()).map_err(|failure| args.setting.failed(&failure))?;
+        let ran = args.setting.run(seed, args.setting.faults(None));
+        let report = ran.map_err(|failure| args.setting.failed(&failure, None))?;
         tally.add(&report.history, report.simulated);
         let now = SystemClock.now();
         if most.is_some_and(|most| now.since(began) >= most) {
@@ -192,11 +230,7 @@ fn run(args: &RunArgs) -> Result<(), Failed> {
 
 fn replay(args: &ReplayArgs) -> Result<(), Failed> {
     let OfSeedArgs { setting, seed } = &args.of;
-    let faults = match &args.only {
-        Some(only) => setting.faults().only(only.iter().copied()),
-        None => setting.faults(),
-    };
-    let ran = setting.run(*seed, faults);
+    let ran = setting.run(*seed, setting.faults(args.only.as_ref()));
     let (history, trace) = match &ran {
         Ok(report) => (&report.history, &report.trace),
         Err(failure) => (&failure.history, &failure.trace),
@@ -211,21 +245,14 @@ fn replay(args: &ReplayArgs) -> Result<(), Failed> {
         output::line(&hit.to_string())?;
     }
     output::line(&format!("{} events, digest {:016x}", trace.count, trace.hash))?;
-    ran.map_err(|failure| setting.failed(&failure))?;
+    ran.map_err(|failure| setting.failed(&failure, args.only.as_ref()))?;
     output::line("no rule broken")
 }
 
 fn report(args: &ReportArgs) -> Result<(), Failed> {
     let OfSeedArgs { setting, seed } = &args.of;
-    let (faults, only) = match &args.only {
-        Some(only) => {
-            let numbers: Vec<String> = only.iter().map(ToString::to_string).collect();
-            (setting.faults().only(only.iter().copied()), format!(" --only {}", numbers.join(",")))
-        }
-        None => (setting.faults(), String::new()),
-    };
-    let line = format!("leasehold chaos replay {seed} {}{only}", setting.flags());
-    let page = match setting.run(*seed, faults) {
+    let line = replay_line(setting, *seed, args.only.as_ref());
+    let page = match setting.run(*seed, setting.faults(args.only.as_ref())) {
         Ok(report) => picture(&report.history, &[], &line),
         Err(failure) => picture(&failure.history, &failure.violations, &line),
     };
@@ -237,18 +264,23 @@ fn report(args: &ReportArgs) -> Result<(), Failed> {
 
 fn shrunk(args: &OfSeedArgs) -> Result<(), Failed> {
     let OfSeedArgs { setting, seed } = args;
-    let Err(failure) = setting.run(*seed, setting.faults()) else {
+    let Err(failure) = setting.run(*seed, setting.faults(None)) else {
         output::line(&format!("seed {seed} breaks no rule: there is nothing to shrink"))?;
         return Ok(());
     };
-    let episodes =
-        shrink(&failure, |only| setting.run(*seed, setting.faults().only(only.iter().copied())).map(drop));
-    output::line(&format!("of {} faults it takes {}:", failure.schedule.len(), episodes.len()))?;
+    let mut runs = 0;
+    let episodes = shrink(&failure, |only| {
+        runs += 1;
+        setting.run(*seed, setting.faults(Some(&Only(only.to_vec())))).map(drop)
+    });
+    output::line(&format!(
+        "of {} faults it takes {} ({runs} runs):",
+        failure.schedule.len(),
+        episodes.len()
+    ))?;
     for (number, episode) in failure.schedule.iter().filter(|(number, _)| episodes.contains(number)) {
         output::line(&format!("#{number:<3} {episode}"))?;
     }
-    let only: Vec<String> = episodes.iter().map(ToString::to_string).collect();
-    let only = if only.is_empty() { String::new() } else { format!(" --only {}", only.join(",")) };
-    output::line(&format!("replay it: leasehold chaos replay {seed} {}{only}", setting.flags()))?;
+    output::line(&format!("replay it: {}", replay_line(setting, *seed, Some(&Only(episodes)))))?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use leasehold::{
     Clock as _, SystemClock,
-    chaos::{Failure, Faults, Flaw, shrink, workload},
+    chaos::{Episode, Failure, Faults, Flaw, Trouble, shrink, workload},
 };
 
 use crate::{flaws, storm::S, swarm};
@@ -56,10 +56,14 @@ fn a_failing_seed_is_shrunk_to_what_it_takes() {
 #[test]
 fn until_the_first_that_is_left_out_it_is_the_same_run() {
     let span = 20 * S;
-    let schedule = Faults::swarm().schedule(3, 5, span);
+    // What happens at fault points stands last in a schedule, whenever it begins: a seed that has none of it.
+    let at_points = |(_, episode): &(usize, Episode)| matches!(episode.trouble, Trouble::FaultPoints(_));
+    let of = |seed| Faults::swarm().schedule(seed, 5, span);
+    let seed = (3..).find(|seed| !of(*seed).iter().any(at_points)).unwrap();
+    let schedule = of(seed);
     let half = schedule.len() / 2;
     let run = |faults: Faults| {
-        let report = swarm::cluster(3, faults).span(span).workload(workload::leases).run().unwrap();
+        let report = swarm::cluster(seed, faults).span(span).workload(workload::leases).run().unwrap();
         report.history.applied
     };
     let (whole, part) = (run(Faults::swarm()), run(Faults::swarm().only(0..half)));

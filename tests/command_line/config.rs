@@ -142,7 +142,8 @@ fn what_is_wrong_in_a_file_is_named() {
     refused("ttl = \"soon\"", status, &["line 1", "ttl can't be \"soon\""]);
     // As without a file.
     refused("json = true", status, &["--connect"]);
-    refused("", &["agent", "--name", "a"], &["--listen", "--founder"]);
+    refused("", &["agent", "--name", "a"], &["--listen"]);
+    refused("", &["agent", "--name", "a", "--listen", "a:1"], &["neither founders nor members", "--join"]);
 
     let missing = Process::start(&mut leasehold(&["status", "--config", "/no/such/file"])).ended();
     assert_eq!(missing.code, 2, "{missing:?}");

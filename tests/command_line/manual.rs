@@ -181,6 +181,7 @@ fn guest_of(solo: &Solo, command: &str) -> Process {
     let [address] = free_addresses();
     let args = ["agent", "--name", "agent-4", "--listen", &address, "--join", &solo.address, "--ttl", "2s"];
     let guest = Process::start(&mut leasehold(&args));
+    until("it to serve", || guest.out().starts_with("ready ").then_some(()));
     let listed = || {
         let out = solo.ended(&["members", "--json"]).out;
         objects(&out).into_iter().find(|member| member["agent"] == "agent-4")

@@ -25,15 +25,15 @@ pub(crate) async fn members(requester: &dyn Requester) -> Result<Vec<MemberRepor
 
 /// Asks the leader for a change, which is harmless to repeat.
 pub(crate) async fn change(requester: &dyn Requester, request: &Request) -> Result<(), MemberError> {
-    changed(requester.ask(request, ASK_AT_MOST).await.response)
+    Ok(changed(requester.ask(request, ASK_AT_MOST).await.response)?)
 }
 
 /// What the answer to a change says.
-pub(crate) fn changed(response: Response) -> Result<(), MemberError> {
+pub(crate) fn changed(response: Response) -> Result<(), Failure> {
     match response {
         Response::Done => Ok(()),
-        Response::Failed(failure) => Err(failure.into()),
-        other => Err(MemberError::Unknown { detail: format!("an answer that fits no change: {other:?}") }),
+        Response::Failed(failure) => Err(failure),
+        other => Err(Failure::Unknown(format!("an answer that fits no change: {other:?}"))),
     }
 }
 

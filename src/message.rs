@@ -242,6 +242,13 @@ pub(crate) enum Response {
     Members(Vec<MemberReport>),
 }
 
+/// To a change of the membership.
+impl From<Result<(), Failure>> for Response {
+    fn from(changed: Result<(), Failure>) -> Self {
+        changed.map_or_else(Self::Failed, |()| Self::Done)
+    }
+}
+
 /// What the leader says of one renewed lease id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Verdict {
@@ -410,6 +417,17 @@ pub enum MemberRole {
     Follower,
     /// It does not vote.
     Observer,
+}
+
+impl MemberRole {
+    /// Of a member that leads, or doesn't, and votes, or doesn't.
+    pub(crate) fn of(leads: bool, votes: bool) -> Self {
+        match (leads, votes) {
+            (true, _) => Self::Leader,
+            (false, true) => Self::Follower,
+            (false, false) => Self::Observer,
+        }
+    }
 }
 
 impl std::fmt::Display for MemberRole {

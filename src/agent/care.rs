@@ -24,9 +24,9 @@ use crate::{
     config::Timing,
     id::NodeId,
     limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX},
-    message::{Failure, MemberReport, MemberRole, Response},
+    message::{Failure, MemberReport, MemberRole, Request, Response},
     plan::{Care, Seen, Situation, Step},
-    raft::{Change, Consensus, ConsensusError, Member, Membership},
+    raft::{Change, Consensus, ConsensusError, Leadership, Member, Membership},
     runtime,
     tasks::Tasks,
     time::Moment,
@@ -49,24 +49,17 @@ pub(crate) struct Caretaker {
     fixed: bool,
     /// Held by whoever changes the membership.
     changing: Arc<tokio::sync::Mutex<()>>,
-    known: Mutex<Known>,
+    known: Mutex<Option<Known>>,
     tasks: Tasks,
 }
 
 /// Since when this leadership has known of what.
-#[derive(Default)]
 struct Known {
     term: u64,
-    since: Option<Moment>,
+    since: Moment,
     /// When it looked last.
-    looked: Option<Moment>,
+    looked: Moment,
     members: BTreeMap<NodeId, Moment>,
-}
-
-impl Known {
-    fn forget(&mut self) {
-        *self = Self::default();
-    }
 }
 
 /// The members at one moment.
@@ -82,6 +75,10 @@ impl Look {
         Situation { care: &caretaker.care, now: self.now, leader: caretaker.node, members: &self.members }
     }
 
+    fn voters(&self) -> usize {
+        self.upon.members.values().filter(|(_, votes)| *votes).count()
+    }
+
     fn name(&self, node: NodeId) -> String {
         self.upon.members.get(&node).map_or_else(|| node.to_string(), |(member, _)| member.agent.clone())
     }
@@ -91,16 +88,16 @@ impl Look {
     }
 }
 
-fn refused(detail: impl Into<String>) -> Response {
-    Response::Failed(Failure::Refused(detail.into()))
+fn refused<T>(detail: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::Refused(detail.into()))
 }
 
-fn of(error: ConsensusError) -> Response {
-    Response::Failed(match error {
+fn failure_of(error: ConsensusError) -> Failure {
+    match error {
         // A change is made anew upon what is then: to ask again is harmless.
         ConsensusError::Unknown(detail) => Failure::Unavailable(detail),
         other => super::route::failure_of(other),
-    })
+    }
 }
 
 impl Caretaker {
@@ -132,57 +129,71 @@ impl Caretaker {
         })
     }
 
+    /// Answers what members and operators ask of the leader.
+    pub(crate) async fn answer(self: &Arc<Self>, request: Request) -> Result<Response, Failure> {
+        match request {
+            Request::Join { node, agent, address, observer, timing } => {
+                let member = Member { agent: agent.as_str().to_owned(), addr: address, observer };
+                self.join(node, member, timing).await?;
+            }
+            Request::Depart { node } => self.depart(node).await?,
+            Request::Promote { node } => self.promote(node).await?,
+            Request::Remove { node } => self.remove(node).await?,
+            _ => return self.report().map(Response::Members),
+        }
+        Ok(Response::Done)
+    }
+
     /// Carries out what the plan says, until the node stops.
     pub(crate) async fn attend(self: Arc<Self>) {
-        if self.fixed {
-            return;
-        }
         loop {
             runtime::sleep(self.care.in_touch_within / 2).await;
-            let caretaker = self.clone();
-            let answer = self.alone(async move { caretaker.next_step().await }).await;
-            let Response::Failed(failed @ (Failure::Unknown(_) | Failure::Unavailable(_))) = answer else {
-                continue;
-            };
-            tracing::debug!(%failed, "no change of the membership for now");
+            let step = self.alone(|it, look| async move { it.next_step(&look).await }).await;
+            if let Err(failed @ (Failure::Unknown(_) | Failure::Unavailable(_))) = step {
+                tracing::debug!(%failed, "no change of the membership for now");
+            }
         }
     }
 
-    async fn next_step(&self) -> Response {
-        let look = match self.look() {
-            Ok(look) => look,
-            Err(failure) => return Response::Failed(failure),
-        };
+    async fn next_step(&self, look: &Look) -> Result<(), Failure> {
         if look.upon.is_joint {
             tracing::info!("a change of voters that an earlier leader left half done is ended");
-            return self.change(&look, Change::Settle).await;
+            return self.change(look.term, &look.upon, Change::Settle).await;
         }
         if !look.upon.members.get(&self.node).is_some_and(|(_, votes)| *votes) {
             // A change that a dead leader began has taken its vote. It would lead on, and could change nothing.
             tracing::info!("this leader votes no more, and hands leadership over");
             self.consensus.hand_over(self.timing.election_timeout_max).await;
-            return Response::Done;
+            return Ok(());
         }
         match look.situation(self).next() {
-            Some(step) => self.carry_out(&look, step).await,
-            None => Response::Done,
+            Some(step) => self.carry_out(look, step).await,
+            None => Ok(()),
         }
     }
 
-    /// Runs a change in a task of its own, one at a time.
-    async fn alone(&self, change: impl Future<Output = Response> + Send + 'static) -> Response {
+    /// Looks, and decides upon a change and makes it, in a task of its own; one at a time.
+    async fn alone<F>(
+        self: &Arc<Self>,
+        decide: impl FnOnce(Arc<Self>, Look) -> F + Send + 'static,
+    ) -> Result<(), Failure>
+    where
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
         let Ok(alone) = self.changing.clone().try_lock_owned() else {
-            return Response::Failed(Failure::Unavailable(
-                "another change of the membership is under way".to_owned(),
-            ));
+            return Err(Failure::Unavailable("another change of the membership is under way".to_owned()));
         };
         let (tell, told) = oneshot::channel();
+        let caretaker = self.clone();
         self.tasks.spawn(async move {
-            let response = change.await;
+            let changed = match caretaker.look() {
+                Ok(look) => decide(caretaker, look).await,
+                Err(failure) => Err(failure),
+            };
             drop(alone);
-            let _ = tell.send(response);
+            let _ = tell.send(changed);
         });
-        told.await.unwrap_or_else(|_| Response::Failed(Failure::Stopped("the agent is stopping".to_owned())))
+        told.await.unwrap_or_else(|_| Err(Failure::Stopped("the agent is stopping".to_owned())))
     }
 
     /// The members, as this node sees them if it leads.
@@ -190,25 +201,28 @@ impl Caretaker {
         let leadership = self.consensus.leadership();
         let term = leadership.term;
         if !leadership.leading || self.leader.ready_in() != Some(term) {
-            return Err(Failure::NotLeader { leader: leadership.leader.map(|node| (node, String::new())) });
+            return Err(not_leading(&leadership));
         }
         if !self.leader.is_founded() {
             return Err(Failure::Unavailable("the cluster is being founded".to_owned()));
         }
         if !self.consensus.quorum_is_fresh() {
-            self.known().forget();
+            *self.known() = None;
             return Err(Failure::Unavailable("this leader has lost touch with its quorum".to_owned()));
         }
         let upon = self.consensus.membership();
         let (reached, last) = self.consensus.reached();
         let now = self.clock.now();
-        let mut known = self.known();
+        let mut kept = self.known();
         // One that stood still, or heard nobody, has not listened: what it takes for the others' silence is its own.
-        let listened = known.looked.is_some_and(|last| now.since(last) < self.care.in_touch_within * 2);
-        if known.term != term || !listened {
-            *known = Known { term, since: Some(now), ..Known::default() };
+        let listens_on =
+            |known: &Known| known.term == term && now.since(known.looked) < self.care.in_touch_within * 2;
+        if !kept.as_ref().is_some_and(listens_on) {
+            *kept = None;
         }
-        known.looked = Some(now);
+        let known =
+            kept.get_or_insert_with(|| Known { term, since: now, looked: now, members: BTreeMap::new() });
+        known.looked = now;
         known.members.retain(|node, _| upon.members.contains_key(node));
         let heard = |node: &NodeId| reached.get(node).and_then(|reached| reached.heard_ago);
         let mut members = BTreeMap::new();
@@ -238,25 +252,21 @@ impl Caretaker {
                 },
             );
         }
-        let led = known.since.map_or(Duration::ZERO, |since| now.since(since));
-        if led < self.care.in_touch_within {
+        if now.since(known.since) < self.care.in_touch_within {
             return Err(Failure::Unavailable("this leader does not know its members yet".to_owned()));
         }
         Ok(Look { term, upon, members, now })
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn change(&self, look: &Look, change: Change) -> Response {
-        match self.consensus.change(look.term, &look.upon, change).await {
-            Ok(()) => Response::Done,
-            Err(error) => of(error),
-        }
+    async fn change(&self, term: u64, upon: &Membership, change: Change) -> Result<(), Failure> {
+        self.consensus.change(term, upon, change).await.map_err(failure_of)
     }
 
-    async fn carry_out(&self, look: &Look, step: Step) -> Response {
+    async fn carry_out(&self, look: &Look, step: Step) -> Result<(), Failure> {
         let Step { promote, demote, remove, why } = step;
         tracing::info!(
             promoted = ?look.names(&promote),
@@ -265,19 +275,13 @@ impl Caretaker {
             "the membership changes: {why}"
         );
         if !promote.is_empty() || !demote.is_empty() {
-            let changed = self.change(look, Change::Voters { promote, demote }).await;
-            if changed != Response::Done || remove.is_empty() {
-                return changed;
+            self.change(look.term, &look.upon, Change::Voters { promote, demote }).await?;
+            if remove.is_empty() {
+                return Ok(());
             }
-            if let Err(failure) = self.settled().await {
-                return Response::Failed(failure);
-            }
+            self.settled().await?;
         }
-        let upon = self.consensus.membership();
-        match self.consensus.change(look.term, &upon, Change::Remove(remove)).await {
-            Ok(()) => Response::Done,
-            Err(error) => of(error),
-        }
+        self.change(look.term, &self.consensus.membership(), Change::Remove(remove)).await
     }
 
     /// Waits until the last change is committed as far as this node's view of it goes.
@@ -298,25 +302,20 @@ impl Caretaker {
     }
 
     /// A member is, or wants to be, one, at this address. An entry only where that is news.
-    pub(crate) async fn join(self: &Arc<Self>, node: NodeId, member: Member, timing: Timing) -> Response {
+    async fn join(self: &Arc<Self>, node: NodeId, member: Member, timing: Timing) -> Result<(), Failure> {
         if member.addr.len() > ADDRESS_BYTES_MAX || !crate::config::is_address(&member.addr, false) {
             return refused(format!("{:?} is not an address, which is host:port", member.addr));
         }
         if let Some(detail) = differing(&timing, &self.timing) {
             return refused(format!("its timing is not the cluster's: {detail}; give it the same"));
         }
-        let caretaker = self.clone();
-        self.alone(async move { caretaker.set(node, member).await }).await
+        self.alone(move |it, look| async move { it.set(&look, node, member).await }).await
     }
 
-    async fn set(&self, node: NodeId, member: Member) -> Response {
-        let look = match self.look() {
-            Ok(look) => look,
-            Err(failure) => return Response::Failed(failure),
-        };
+    async fn set(&self, look: &Look, node: NodeId, member: Member) -> Result<(), Failure> {
         let known = look.upon.members.get(&node);
         if known.is_some_and(|(known, _)| *known == member) {
-            return Response::Done;
+            return Ok(());
         }
         if known.is_none() && self.fixed {
             return refused("this cluster's membership is fixed: nobody joins it");
@@ -327,28 +326,23 @@ impl Caretaker {
             ));
         }
         if look.upon.is_joint {
-            return Response::Failed(Failure::Unavailable("voters are being changed".to_owned()));
+            return Err(Failure::Unavailable("voters are being changed".to_owned()));
         }
         tracing::info!(agent = member.agent, %node, address = member.addr, joins = known.is_none(), "a member says where it is");
-        self.change(&look, Change::Set(node, member)).await
+        self.change(look.term, &look.upon, Change::Set(node, member)).await
     }
 
     /// A member wants to go.
-    pub(crate) async fn depart(self: &Arc<Self>, node: NodeId) -> Response {
-        let caretaker = self.clone();
-        self.alone(async move { caretaker.go(node).await }).await
+    async fn depart(self: &Arc<Self>, node: NodeId) -> Result<(), Failure> {
+        self.alone(move |it, look| async move { it.go(&look, node).await }).await
     }
 
-    async fn go(&self, node: NodeId) -> Response {
-        let look = match self.look() {
-            Ok(look) => look,
-            Err(failure) => return Response::Failed(failure),
-        };
+    async fn go(&self, look: &Look, node: NodeId) -> Result<(), Failure> {
         if !look.upon.members.contains_key(&node) {
-            return Response::Done;
+            return Ok(());
         }
         match look.situation(self).without(node) {
-            Some(step) => self.carry_out(&look, step).await,
+            Some(step) => self.carry_out(look, step).await,
             None => refused(format!(
                 "without {} there could be no majority any more: others are out of reach, or it leads; see `members`",
                 look.name(node)
@@ -357,45 +351,34 @@ impl Caretaker {
     }
 
     /// A member that is out of reach is to be none any more. One in reach would come back: it is told to leave.
-    pub(crate) async fn remove(self: &Arc<Self>, node: NodeId) -> Response {
-        let caretaker = self.clone();
-        self.alone(async move {
-            let look = match caretaker.look() {
-                Ok(look) => look,
-                Err(failure) => return Response::Failed(failure),
-            };
-            if look.upon.members.contains_key(&node) && look.situation(&caretaker).is_in_touch(&node) {
+    async fn remove(self: &Arc<Self>, node: NodeId) -> Result<(), Failure> {
+        self.alone(move |it, look| async move {
+            if look.upon.members.contains_key(&node) && look.situation(&it).is_in_touch(&node) {
                 let name = look.name(node);
                 return refused(format!("{name} is in reach, and would come back; tell it to leave instead"));
             }
-            caretaker.go(node).await
+            it.go(&look, node).await
         })
         .await
     }
 
     /// An observer is to vote.
-    pub(crate) async fn promote(self: &Arc<Self>, node: NodeId) -> Response {
-        let caretaker = self.clone();
-        self.alone(async move {
-            let look = match caretaker.look() {
-                Ok(look) => look,
-                Err(failure) => return Response::Failed(failure),
-            };
+    async fn promote(self: &Arc<Self>, node: NodeId) -> Result<(), Failure> {
+        self.alone(move |it, look| async move {
             let Some((_, votes)) = look.upon.members.get(&node) else {
                 return refused(format!("{node} is no member; see `members`"));
             };
-            let voters = look.upon.members.values().filter(|(_, votes)| *votes).count();
-            let most = caretaker.care.voters_max;
             if *votes {
-                return Response::Done;
+                return Ok(());
             }
+            let (voters, most) = (look.voters(), it.care.voters_max);
             if voters >= most {
                 return refused(format!(
                     "{voters} members vote, and voters_max is {most}; let one of them leave first"
                 ));
             }
-            match look.situation(&caretaker).promoting(node) {
-                Some(step) => caretaker.carry_out(&look, step).await,
+            match look.situation(&it).promoting(node) {
+                Some(step) => it.carry_out(&look, step).await,
                 None => refused(format!(
                     "{} can't vote yet: it is out of reach or has not caught up, or a majority is out of reach",
                     look.name(node)
@@ -406,18 +389,13 @@ impl Caretaker {
     }
 
     /// Lets another one vote beside this node, if it leads and votes alone.
-    pub(crate) async fn find_an_heir(self: &Arc<Self>) -> Response {
-        let caretaker = self.clone();
-        self.alone(async move {
-            let look = match caretaker.look() {
-                Ok(look) => look,
-                Err(failure) => return Response::Failed(failure),
-            };
-            if look.upon.members.values().filter(|(_, votes)| *votes).count() > 1 {
-                return Response::Done;
+    pub(crate) async fn find_an_heir(self: &Arc<Self>) -> Result<(), Failure> {
+        self.alone(|it, look| async move {
+            if look.voters() > 1 {
+                return Ok(());
             }
-            match look.situation(&caretaker).an_heir() {
-                Some(step) => caretaker.carry_out(&look, step).await,
+            match look.situation(&it).an_heir() {
+                Some(step) => it.carry_out(&look, step).await,
                 None => refused(
                     "it votes alone, and no other member can take over; to end the cluster, stop the agent",
                 ),
@@ -427,39 +405,38 @@ impl Caretaker {
     }
 
     /// The members, as this node sees them if it leads.
-    pub(crate) fn report(&self) -> Response {
+    fn report(&self) -> Result<Vec<MemberReport>, Failure> {
         let leadership = self.consensus.leadership();
         if !leadership.leading {
-            let leader = leadership.leader.map(|node| (node, String::new()));
-            return Response::Failed(Failure::NotLeader { leader });
+            return Err(not_leading(&leadership));
         }
         let (reached, last) = self.consensus.reached();
         let members = self.consensus.membership().members.into_iter();
         let report = members.map(|(node, (member, voter))| {
-            let is_leader = node == self.node;
+            let leads = node == self.node;
             let reached = reached.get(&node);
-            let log_index = if is_leader { last } else { reached.map_or(0, |reached| reached.matched) };
+            let (heard_ago, log_index) = if leads {
+                (Some(Duration::ZERO), last)
+            } else {
+                (reached.and_then(|it| it.heard_ago), reached.map_or(0, |it| it.matched))
+            };
             MemberReport {
                 node,
                 agent: member.agent,
                 address: member.addr,
-                role: match (is_leader, voter) {
-                    (true, _) => MemberRole::Leader,
-                    (false, true) => MemberRole::Follower,
-                    (false, false) => MemberRole::Observer,
-                },
+                role: MemberRole::of(leads, voter),
                 may_vote: !member.observer,
-                heard_ago: if is_leader {
-                    Some(Duration::ZERO)
-                } else {
-                    reached.and_then(|reached| reached.heard_ago)
-                },
+                heard_ago,
                 log_index,
                 behind: last.saturating_sub(log_index),
             }
         });
-        Response::Members(report.collect())
+        Ok(report.collect())
     }
+}
+
+fn not_leading(leadership: &Leadership) -> Failure {
+    Failure::NotLeader { leader: leadership.leader.map(|node| (node, String::new())) }
 }
 
 /// What is different in two agents' timing and must not be: all but the ttl, which each lease carries.

@@ -44,10 +44,10 @@ use crate::{
     transport::{Lane, Peer, Transport},
 };
 
-/// A founder asks again after so long.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(150));
+/// A founder, and whoever joins, asks again after so long.
+pub(super) const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(150));
 /// How long one question may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a founder that is about to give up still answers.
 const LINGER: Duration = Duration::from_millis(300);
 /// How often is told who is still missing.

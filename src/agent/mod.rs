@@ -306,7 +306,7 @@ impl Agent {
     /// [`MemberError`] when it could not leave within about 10 s: where others are out of reach, its vote may be needed. Then the
     /// agent goes on, without the leases.
     pub async fn leave(&self) -> Result<(), MemberError> {
-        members::changed(self.node().depart_and_stop().await)?;
+        self.node().depart_and_stop().await?;
         self.node().stop_answering(place::LEFT);
         self.node().shut_down().await;
         Ok(())

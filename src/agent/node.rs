@@ -297,11 +297,7 @@ impl Node {
             cluster: self.cluster,
             address: self.member.addr.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            role: match (leadership.leading, votes) {
-                (true, _) => MemberRole::Leader,
-                (false, true) => MemberRole::Follower,
-                (false, false) => MemberRole::Observer,
-            },
+            role: MemberRole::of(leadership.leading, votes),
             term: leadership.term,
             leader: leadership.leader,
             applied,

@@ -10,24 +10,21 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-
-use super::{founding::Report, node::Node};
+use super::{
+    founding::{PATIENCE, PAUSE, Report},
+    node::Node,
+};
 use crate::{
-    codec,
-    lease::Requester as _,
-    message::{ASK, Asking, Failure, Request, Response},
+    lease::{Requester as _, ask_once},
+    members,
+    message::{Failure, Request, Response},
+    raft::Membership,
     runtime,
     session::LossReason,
-    transport::{Lane, Peer, Transport},
 };
 
-/// It looks, or asks, again after so long.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(150));
 /// A placed agent looks again after so long.
 const LOOKS_EVERY: (Duration, Duration) = (Duration::from_millis(800), Duration::from_millis(1_200));
-/// How long one question may take.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Who hears of no leader for so many of the longest election timeouts asks whether it is still a member.
 const SILENT_ELECTIONS: u32 = 20;
 /// How long leaving is tried, and so many of the longest election timeouts more: a leader that took over meanwhile does
@@ -39,16 +36,8 @@ const LINGER: Duration = Duration::from_millis(300);
 /// What an agent that has left says.
 pub(super) const LEFT: &str = "it has left the cluster";
 
-/// Asks the agent at the address once.
-pub(super) async fn ask_at(
-    transport: &dyn Transport,
-    address: &str,
-    request: Request,
-) -> Result<Response, String> {
-    let peer = Peer { address: address.to_owned(), node: None };
-    let payload = Bytes::from(codec::encode(&Asking { request, within: PATIENCE }));
-    let reply = transport.call(&peer, Lane::Request, ASK, payload, PATIENCE).await;
-    codec::decode(&reply.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
+async fn rest(pause: (Duration, Duration)) {
+    runtime::sleep(runtime::random_between(pause.0, pause.1)).await;
 }
 
 impl Node {
@@ -71,41 +60,40 @@ impl Node {
             }
             // A founder hears of its own founding from whoever forms the cluster.
             let waits = is_right || listed.is_none() && self.is_founder;
+            let mut pause = PAUSE;
             if !waits || self.clock.now().since(began) >= silent {
-                let mut addresses: BTreeSet<&str> = self.known.iter().map(String::as_str).collect();
-                addresses.extend(membership.members.values().map(|(member, _)| member.addr.as_str()));
-                addresses.remove(self.member.addr.as_str());
-                let mut pause = PAUSE;
-                for address in addresses {
-                    asked.insert(address.to_owned());
-                    match ask_at(self.transport.as_ref(), address, self.join()).await {
-                        Ok(Response::Done) => {
-                            pause = LOOKS_EVERY;
-                            break;
-                        }
-                        Ok(Response::Failed(Failure::Refused(detail))) => return Err(detail),
-                        Ok(other) => tracing::debug!(address, ?other, "not listed by it"),
-                        Err(error) => tracing::debug!(address, error, "not listed by it"),
-                    }
+                if self.ask_around(&membership, &mut asked).await? {
+                    pause = LOOKS_EVERY;
                 }
-                report.say(
-                    self.clock.as_ref(),
-                    if is_right {
-                        "waiting for a leader that speaks to this agent: can the others reach its address, and is a majority up?"
-                    } else {
-                        "waiting for a leader that lists this agent as a member; these were asked"
-                    },
-                    &asked,
-                );
-                self.rest(pause).await;
-            } else {
-                self.rest(PAUSE).await;
+                let waiting_for = if is_right {
+                    "waiting for a leader that speaks to this agent: can the others reach its address, and is a majority up?"
+                } else {
+                    "waiting for a leader that lists this agent as a member; these were asked"
+                };
+                report.say(self.clock.as_ref(), waiting_for, &asked);
             }
+            rest(pause).await;
         }
     }
 
-    async fn rest(&self, pause: (Duration, Duration)) {
-        runtime::sleep(runtime::random_between(pause.0, pause.1)).await;
+    /// Asks every agent that it knows to have it listed, until one says that it is. False if none does.
+    async fn ask_around(
+        &self,
+        membership: &Membership,
+        asked: &mut BTreeSet<String>,
+    ) -> Result<bool, String> {
+        let mut addresses: BTreeSet<&str> = self.known.iter().map(String::as_str).collect();
+        addresses.extend(membership.members.values().map(|(member, _)| member.addr.as_str()));
+        addresses.remove(self.member.addr.as_str());
+        for address in addresses {
+            asked.insert(address.to_owned());
+            match ask_once(self.transport.as_ref(), address, &self.join(), PATIENCE).await {
+                Response::Done => return Ok(true),
+                Response::Failed(Failure::Refused(detail)) => return Err(detail),
+                other => tracing::debug!(address, ?other, "not listed by it"),
+            }
+        }
+        Ok(false)
     }
 
     fn join(&self) -> Request {
@@ -121,7 +109,7 @@ impl Node {
     /// Keeps the place, until the node stops.
     pub(crate) async fn keep_place(self: Arc<Self>) {
         loop {
-            runtime::sleep(runtime::random_between(LOOKS_EVERY.0, LOOKS_EVERY.1)).await;
+            rest(LOOKS_EVERY).await;
             if let Err(detail) = self.take_place().await {
                 tracing::warn!(detail, "this agent is not listed as a member any more, and was refused");
             }
@@ -138,7 +126,7 @@ impl Node {
 
     /// Gives the leases back, hands leadership over, and leaves the membership. If that fails the agent goes on as
     /// before, without the leases.
-    pub(crate) async fn depart(&self) -> Result<(), Failure> {
+    async fn depart(&self) -> Result<(), Failure> {
         self.closing.store(true, Ordering::Release);
         let held = self.renewer.end_all(&LossReason::AgentStopped);
         self.give_back(held).await;
@@ -160,55 +148,44 @@ impl Node {
         let until = self.clock.now() + patience;
         let request = Request::Depart { node: self.holder.node };
         loop {
-            let mut last = if self.consensus.leadership().leading {
+            let tried = if self.consensus.leadership().leading {
                 match self.caretaker.find_an_heir().await {
-                    Response::Done => {
+                    Ok(()) => {
                         self.consensus.hand_over(self.timing.election_timeout_max).await;
-                        Failure::Unavailable("leadership was not taken over".to_owned())
+                        Err(Failure::Unavailable("leadership was not taken over".to_owned()))
                     }
-                    Response::Failed(failure) => failure,
-                    other => {
-                        return Err(Failure::Unavailable(format!("an answer that fits none: {other:?}")));
-                    }
+                    failed => failed,
                 }
             } else {
-                match self.ask(&request, PATIENCE).await.response {
-                    Response::Done => return Ok(()),
-                    Response::Failed(failure) => failure,
-                    other => {
-                        return Err(Failure::Unavailable(format!("an answer that fits none: {other:?}")));
-                    }
-                }
+                members::changed(self.ask(&request, PATIENCE).await.response)
             };
+            let Err(failure) = tried else { return Ok(()) };
             // What can't be now may be possible in a moment: one of the others restarts, or has just begun to lead.
-            if matches!(last, Failure::Stopped(_)) || self.clock.now() >= until {
-                if let Failure::NotLeader { .. } = last {
-                    last = Failure::Unavailable("no leader was found".to_owned());
-                }
-                return Err(last);
+            if matches!(failure, Failure::Stopped(_)) || self.clock.now() >= until {
+                return Err(match failure {
+                    Failure::NotLeader { .. } => Failure::Unavailable("no leader was found".to_owned()),
+                    failure => failure,
+                });
             }
-            runtime::sleep(runtime::random_between(PAUSE.0, PAUSE.1)).await;
+            rest(PAUSE).await;
         }
     }
 
     /// Leaves because another process asks for it, and stops as soon as that was answered.
-    pub(crate) async fn depart_and_stop(self: &Arc<Self>) -> Response {
+    pub(crate) async fn depart_and_stop(self: &Arc<Self>) -> Result<(), Failure> {
         let (tell, told) = tokio::sync::oneshot::channel();
         let node = self.clone();
         self.tasks.spawn_apart(async move {
-            match node.depart().await {
-                Ok(()) => {
-                    let _ = tell.send(Response::Done);
-                    // Whoever hears that it has stopped may end the process: not before it has answered.
-                    runtime::sleep(LINGER).await;
-                    node.stop_answering(LEFT);
-                    node.shut_down().await;
-                }
-                Err(failure) => {
-                    let _ = tell.send(Response::Failed(failure));
-                }
+            let departed = node.depart().await;
+            let stops = departed.is_ok();
+            let _ = tell.send(departed);
+            if stops {
+                // Whoever hears that it has stopped may end the process: not before it has answered.
+                runtime::sleep(LINGER).await;
+                node.stop_answering(LEFT);
+                node.shut_down().await;
             }
         });
-        told.await.unwrap_or_else(|_| Response::Failed(Failure::Stopped("the agent is stopping".to_owned())))
+        told.await.unwrap_or_else(|_| Err(Failure::Stopped("the agent is stopping".to_owned())))
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     lease::{Answered, Attempts, failure_of_call},
     limits::{METADATA_BYTES_MAX, REASON_BYTES_MAX},
     message::{Failure, LEAD, Request, Response},
-    raft::{Consensus, ConsensusError, Member},
+    raft::{Consensus, ConsensusError},
     runtime,
     table::{Command, Entry, Outcome},
     time::Moment,
@@ -132,9 +132,9 @@ impl Router {
             | Request::Promote { .. }
             | Request::Remove { .. } => {
                 // Boxed: these are rare, and every other request would carry their size.
-                return match Box::pin(self.lead_members(request)).await {
-                    Response::Failed(failure) => Response::Failed(self.with_address(failure)),
-                    response => response,
+                return match Box::pin(self.caretaker.answer(request)).await {
+                    Ok(response) => response,
+                    Err(failure) => Response::Failed(self.with_address(failure)),
                 };
             }
             // Checked before it is in the log: an entry larger than a frame would wedge replication.
@@ -175,19 +175,6 @@ impl Router {
         match self.consensus.propose(entry).await {
             Ok(outcome) => Response::Outcome(outcome),
             Err(error) => Response::Failed(self.with_address(failure_of(error))),
-        }
-    }
-
-    async fn lead_members(&self, request: Request) -> Response {
-        match request {
-            Request::Join { node, agent, address, observer, timing } => {
-                let member = Member { agent: agent.as_str().to_owned(), addr: address, observer };
-                self.caretaker.join(node, member, timing).await
-            }
-            Request::Depart { node } => self.caretaker.depart(node).await,
-            Request::Promote { node } => self.caretaker.promote(node).await,
-            Request::Remove { node } => self.caretaker.remove(node).await,
-            _ => self.caretaker.report(),
         }
     }
 

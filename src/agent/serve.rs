@@ -15,7 +15,7 @@ use crate::{
     fault_point::fault_point,
     lease::Requester as _,
     limits::{ASK_MAX, QUESTION_BYTES_MAX},
-    message::{ASK, Asking, FOUND, LEAD, Request, code},
+    message::{ASK, Asking, FOUND, LEAD, Request, Response, code},
     raft, runtime,
     transport::{Caller, Handler, Method, Refusal, Role},
 };
@@ -77,7 +77,9 @@ impl Handler for Service {
                             return Err(Refusal::new(code::NOT_PERMITTED, text));
                         }
                     }
-                    Request::Leave => return Ok(codec::encode(&node.depart_and_stop().await).into()),
+                    Request::Leave => {
+                        return Ok(codec::encode(&Response::from(node.depart_and_stop().await)).into());
+                    }
                     _ => {}
                 }
                 let answered = node.ask(&request, within.min(ASK_MAX)).await;

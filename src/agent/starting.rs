@@ -1,18 +1,14 @@
 //! An agent on its way up: from settings without a fault to a node that serves, and back again where that fails.
 
-use std::{
-    sync::{Arc, Mutex, atomic::AtomicBool},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, atomic::AtomicBool};
 
 use super::{
     care::{self, Caretaker},
-    founding::{Founding, Plan, Report},
+    founding::{Founding, PATIENCE, PAUSE, Plan, Report},
     ground::{Ground, Opened},
     hub::Hub,
     leader::Leader,
     node::Node,
-    place,
     route::Router,
     serve::Service,
 };
@@ -22,7 +18,7 @@ use crate::{
     error::StartError,
     flaw::planted,
     id::{ClusterId, NodeId},
-    lease::Renewer,
+    lease::{Renewer, ask_once},
     message::{Request, Response},
     name::AgentName,
     plan::Care,
@@ -38,8 +34,6 @@ use crate::{
 
 /// An expiry, or one attempt at a request, may take so many of the longest election timeouts.
 const PATIENCE_ELECTIONS: u32 = 2;
-/// Whoever joins asks again after so long.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(150));
 
 /// Undoes a start whose future was dropped.
 pub(super) struct Armed(pub(super) Option<Arc<Starting>>);
@@ -312,9 +306,9 @@ impl Starting {
         let mut report = Report::new(self.settings.clock.as_ref());
         loop {
             for address in addresses.iter().filter(|address| **address != self.settings.address) {
-                match place::ask_at(self.transport.as_ref(), address, Request::Status).await {
+                match ask_once(self.transport.as_ref(), address, &Request::Status, PATIENCE).await {
                     // A founder that is promised and no more has no members yet.
-                    Ok(Response::Status(status))
+                    Response::Status(status)
                         if !status.members.is_empty() && expected.is_none_or(|id| id == status.cluster) =>
                     {
                         if let Some(detail) = care::differing(&self.settings.timing, &status.timing) {
@@ -322,8 +316,7 @@ impl Starting {
                         }
                         return Ok(status.cluster);
                     }
-                    Ok(other) => tracing::debug!(address, ?other, "not the cluster to join"),
-                    Err(error) => tracing::debug!(address, error, "a member to join does not answer yet"),
+                    other => tracing::debug!(address, ?other, "not the cluster to join, or no answer yet"),
                 }
             }
             report.say(

@@ -4,15 +4,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{
-    Client,
-    line::{Line, ask_once},
-};
+use super::{Client, line::Line};
 use crate::{
     clock::{Clock, SystemClock},
     config::{self, ConfigError, ConfigFault},
     error::ConnectError,
     id::NodeId,
+    lease::ask_once,
     message::{Request, Response, StatusReport},
     name::AgentName,
     runtime::{self, watch},

@@ -23,20 +23,18 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use crate::{
     clock::Clock,
-    codec,
     config::Timing,
     id::LeaseId,
-    lease::{Answered, Attempts, Renewer, Requester, failure_of_call},
-    message::{ASK, Asking, Failure, Request, Response, code},
+    lease::{Answered, Attempts, Renewer, Requester, ask_once},
+    message::{Failure, Request, Response},
     runtime::{self, Either, watch},
     session::LossReason,
     table::Holder,
     tasks::Tasks,
-    transport::{CallError, Lane, Peer, Transport},
+    transport::Transport,
 };
 
 /// How long a closing client gives back its leases, at most.
@@ -44,8 +42,6 @@ const GIVE_BACK_AT_MOST: Duration = Duration::from_secs(2);
 /// The longest that one agent is asked before it is the next one's turn. It has to look for the leader itself: in an
 /// election longer than this, the next agent would do no better.
 const ATTEMPT_MAX: Duration = Duration::from_secs(2);
-/// This part of an attempt's time is left for the answer's way back.
-const ANSWER_PART: u32 = 8;
 /// The least that one attempt gets, while there is as much.
 const ATTEMPT_MIN: Duration = Duration::from_millis(50);
 
@@ -65,34 +61,6 @@ pub(super) struct Line {
     closing: AtomicBool,
     /// It is closed.
     down: watch::Sender<bool>,
-}
-
-/// One question to one agent, once.
-pub(super) async fn ask_once(
-    transport: &dyn Transport,
-    address: &str,
-    request: &Request,
-    within: Duration,
-) -> Response {
-    let peer = Peer { address: address.to_owned(), node: None };
-    // The agent's own verdict ("no leader, nothing happened") says more than silence: it gets a little less time.
-    let asking = Asking { request: request.clone(), within: within - within / ANSWER_PART };
-    let payload = Bytes::from(codec::encode(&asking));
-    let failure = match transport.call(&peer, Lane::Request, ASK, payload, within).await {
-        Ok(reply) => match codec::decode(&reply) {
-            // Of the asked agent, not of this client. It may have passed the request on before.
-            Ok(Response::Failed(Failure::Stopped(detail))) => {
-                Failure::Unknown(format!("the agent at {address} has stopped: {detail}"))
-            }
-            Ok(response) => return response,
-            Err(error) => Failure::Unknown(format!("the answer of {address} is unreadable: {error}")),
-        },
-        Err(CallError::Refused { refusal, .. }) if refusal.code != code::NOT_SERVING => {
-            Failure::Refused(format!("the agent at {address} {refusal}"))
-        }
-        Err(error) => failure_of_call(&error),
-    };
-    Response::Failed(failure)
 }
 
 impl Line {

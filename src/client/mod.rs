@@ -284,7 +284,7 @@ impl Client {
     /// # Errors
     /// [`MemberError`] when it did not answer, or could not leave within 10 s.
     pub async fn leave(&self, address: &str) -> Result<(), MemberError> {
-        members::changed(self.line().ask_at(address, &Request::Leave, LEAVE_AT_MOST).await)
+        Ok(members::changed(self.line().ask_at(address, &Request::Leave, LEAVE_AT_MOST).await)?)
     }
 
     /// The name under which others see its leases.

@@ -8,16 +8,22 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::requester::Answered;
 use crate::{
-    message::{Failure, Response},
+    codec,
+    message::{ASK, Asking, Failure, Request, Response, code},
     runtime,
     time::Moment,
-    transport::CallError,
+    transport::{CallError, Lane, Peer, Transport},
 };
 
 /// How long to wait before asking again: random between the two, so that nobody knocks in step.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(40));
+
+/// This part of an attempt's time is left for the answer's way back.
+const ANSWER_PART: u32 = 8;
 
 /// One request on its way, over all its attempts.
 pub(crate) struct Attempts {
@@ -78,6 +84,34 @@ pub(crate) fn failure_of_call(error: &CallError) -> Failure {
         CallError::Oversized { .. } => Failure::Refused(error.to_string()),
         CallError::NotSent { .. } | CallError::Refused { .. } => Failure::Unavailable(error.to_string()),
     }
+}
+
+/// One question to one agent, once.
+pub(crate) async fn ask_once(
+    transport: &dyn Transport,
+    address: &str,
+    request: &Request,
+    within: Duration,
+) -> Response {
+    let peer = Peer { address: address.to_owned(), node: None };
+    // The agent's own verdict ("no leader, nothing happened") says more than silence: it gets a little less time.
+    let asking = Asking { request: request.clone(), within: within - within / ANSWER_PART };
+    let payload = Bytes::from(codec::encode(&asking));
+    let failure = match transport.call(&peer, Lane::Request, ASK, payload, within).await {
+        Ok(reply) => match codec::decode(&reply) {
+            // Of the asked agent, not of this one. It may have passed the request on before.
+            Ok(Response::Failed(Failure::Stopped(detail))) => {
+                Failure::Unknown(format!("the agent at {address} has stopped: {detail}"))
+            }
+            Ok(response) => return response,
+            Err(error) => Failure::Unknown(format!("the answer of {address} is unreadable: {error}")),
+        },
+        Err(CallError::Refused { refusal, .. }) if refusal.code != code::NOT_SERVING => {
+            Failure::Refused(format!("the agent at {address} {refusal}"))
+        }
+        Err(error) => failure_of_call(&error),
+    };
+    Response::Failed(failure)
 }
 
 #[cfg(test)]

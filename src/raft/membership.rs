@@ -145,9 +145,9 @@ impl AddressBook {
         let _ = self.metrics.set(metrics);
     }
 
-    /// The address of a member, if it is one.
-    pub(super) fn find(&self, node: NodeId) -> Option<String> {
+    /// What this makes of a member's address, if it is one. Not to be slow: the address is borrowed from openraft.
+    pub(super) fn with<T>(&self, node: NodeId, make: impl FnOnce(&str) -> T) -> Option<T> {
         let metrics = self.metrics.get()?.borrow_watched();
-        metrics.membership_config.membership().get_node(&node).map(|member| member.addr.clone())
+        metrics.membership_config.membership().get_node(&node).map(|member| make(&member.addr))
     }
 }

@@ -63,6 +63,7 @@ use crate::{
 pub(crate) struct Consensus {
     raft: Handle,
     log: Log,
+    book: AddressBook,
     /// See [`led`](Self::led).
     led: Arc<AtomicU64>,
     /// How long an acknowledgement of a quorum counts.
@@ -142,7 +143,7 @@ impl Consensus {
             .await
             .map_err(io::Error::other)?;
         book.fill(raft.metrics());
-        Ok((Self { raft, log, led: Arc::default(), leader_lease: timing.election_timeout_max }, past))
+        Ok((Self { raft, log, book, led: Arc::default(), leader_lease: timing.election_timeout_max }, past))
     }
 
     /// Starts it.
@@ -246,9 +247,7 @@ impl Consensus {
 
     /// The address at which a member is reached.
     pub(crate) fn address_of(&self, node: NodeId) -> Option<String> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.membership_config.membership().get_node(&node).map(|member| member.addr.clone())
+        self.book.with(node, str::to_owned)
     }
 
     /// Whether a quorum acknowledged a message that was *sent* within the last leader lease. A cut-off leader is told

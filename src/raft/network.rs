@@ -4,6 +4,7 @@
 //! heartbeat never waits behind one.
 
 use std::{
+    borrow::Cow,
     future::Future,
     pin::pin,
     sync::{
@@ -89,8 +90,7 @@ impl RaftNetworkFactory<Types> for Network {
         Link {
             transport: self.transport.clone(),
             book: self.book.clone(),
-            target,
-            address: node.addr.clone(),
+            peer: Peer { address: node.addr.clone(), node: Some(target) },
         }
     }
 }
@@ -99,15 +99,19 @@ impl RaftNetworkFactory<Types> for Network {
 pub(crate) struct Link {
     transport: Arc<dyn Transport>,
     book: AddressBook,
-    target: NodeId,
     /// Where it was when this way was made.
-    address: String,
+    peer: Peer,
 }
 
 impl Link {
-    fn peer(&self) -> Peer {
-        let address = self.book.find(self.target).unwrap_or_else(|| self.address.clone());
-        Peer { address, node: Some(self.target) }
+    /// Where it is now.
+    fn peer(&self) -> Cow<'_, Peer> {
+        let known = &self.peer.address;
+        let moved = |address: &str| (address != known).then(|| address.to_owned());
+        match self.peer.node.and_then(|node| self.book.with(node, moved)).flatten() {
+            Some(address) => Cow::Owned(Peer { address, node: self.peer.node }),
+            None => Cow::Borrowed(&self.peer),
+        }
     }
 
     async fn call<Q: Serialize, R: DeserializeOwned>(

@@ -94,6 +94,19 @@ points! {
 
 #[cfg(feature = "chaos")]
 impl Point {
+    /// Whether it is passed while a cluster is founded, and hardly ever later.
+    #[must_use]
+    pub fn is_of_founding(self) -> bool {
+        matches!(
+            self,
+            Self::BeforePromise
+                | Self::AfterPromise
+                | Self::BeforeFoundingRequest
+                | Self::AfterFoundingRequest
+                | Self::BeforeFoundingAnswer
+        )
+    }
+
     /// Whether a task may be held up there. What a replication stream sends is sent in the order in which its futures are
     /// polled first, and the transport promises to keep it: a wait in between would be a fault of the harness.
     pub(crate) fn may_wait(self) -> bool {

@@ -416,6 +416,8 @@ fn draw_points(seed: u64, span: Duration, power: bool) -> Vec<Episode> {
     if chance.below(3) != 0 {
         return episodes;
     }
+    // Its agents are founded before anything goes wrong.
+    let points: Vec<Point> = Point::ALL.into_iter().filter(|point| !point.is_of_founding()).collect();
     let mut at = Duration::ZERO;
     loop {
         at += Duration::from_millis(chance.between(1, 6_000));
@@ -431,8 +433,8 @@ fn draw_points(seed: u64, span: Duration, power: bool) -> Vec<Episode> {
         // At one point nearly each time, which finds the rare ones, or anywhere, seldom.
         let (at_one, one_in) = match chance.below(2) {
             0 => {
-                let point = chance.below(Point::ALL.len() as u64) as usize;
-                (Point::ALL.get(point).copied(), 1 << chance.below(6))
+                let point = chance.below(points.len() as u64) as usize;
+                (points.get(point).copied(), 1 << chance.below(6))
             }
             _ => (None, 100 << chance.below(8)),
         };

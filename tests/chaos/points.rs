@@ -7,8 +7,8 @@ use std::{
 };
 
 use leasehold::chaos::{
-    Episode, Event, Failure, Fault, Faults, Flaw, Point, PointEffect, PointFaults, Report, Sim, Trace,
-    Trouble, Whom, workload,
+    Episode, Event, Failure, Fault, Faults, Flaw, Point, PointEffect, PointFaults, Report, Seeds, Sim, Tally,
+    Trace, Trouble, Whom, workload,
 };
 
 use crate::{
@@ -19,15 +19,6 @@ use crate::{
 const SPAN: Duration = Duration::from_secs(30);
 /// No point may take more seeds than this to be reached.
 const SEEDS_MAX: u64 = 6;
-
-/// What is passed while a cluster is founded, before any fault of a schedule.
-const OF_FOUNDING: [Point; 5] = [
-    Point::BeforePromise,
-    Point::AfterPromise,
-    Point::BeforeFoundingRequest,
-    Point::AfterFoundingRequest,
-    Point::BeforeFoundingAnswer,
-];
 
 fn faults_at(at: Point, effect: PointEffect) -> PointFaults {
     PointFaults { at: Some(at), one_in: 3, most: 4, effect }
@@ -68,7 +59,7 @@ fn nothing_behind_is_done(trace: &Trace) {
 #[test]
 fn an_agent_may_end_at_every_point() {
     let mut missed = BTreeSet::new();
-    for (at, point) in Point::ALL.into_iter().enumerate().filter(|(_, point)| !OF_FOUNDING.contains(point)) {
+    for (at, point) in Point::ALL.into_iter().enumerate().filter(|(_, point)| !point.is_of_founding()) {
         // Over the points, both; a swarm has all of each.
         let effect = if at % 2 == 0 { PointEffect::Crash } else { PointEffect::PowerLoss };
         let hit = (0..SEEDS_MAX).any(|seed| {
@@ -87,7 +78,7 @@ fn an_agent_may_end_at_every_point() {
 /// Whatever ends while it is being founded, and however: there is one cluster afterwards.
 #[test]
 fn a_founder_may_end_at_every_point() {
-    for point in OF_FOUNDING {
+    for point in Point::ALL.into_iter().filter(|point| point.is_of_founding()) {
         for (seed, effect) in (0..).zip([PointEffect::Crash, PointEffect::PowerLoss]) {
             let faults = PointFaults { one_in: 1, most: 2, ..faults_at(point, effect) };
             let report = Sim::builder().seed(seed).agents(3).unfounded().run(|sim| async move {
@@ -166,4 +157,29 @@ fn points_alone_find_what_is_not_persisted() {
         assert!((0..5).any(|seed| fails(seed, Some(flaw))), "{flaw:?}");
         assert!(!(0..5).any(|seed| fails(seed, None)), "{flaw:?}");
     }
+}
+
+/// As many seeds as are asked for, each at one point with one effect, as fast as it gets:
+/// `LEASEHOLD_POINTS=0..1000 cargo test --profile soak --features chaos --test chaos many_points -- --nocapture`.
+#[test]
+fn many_points() {
+    let Ok(asked) = std::env::var("LEASEHOLD_POINTS") else { return };
+    let Seeds(range) = asked.parse().unwrap();
+    let points: Vec<Point> = Point::ALL.into_iter().filter(|point| !point.is_of_founding()).collect();
+    let effects = [PointEffect::Crash, PointEffect::PowerLoss, PointEffect::Stall(2 * S)];
+    let (mut tally, mut failed) = (Tally::default(), Vec::new());
+    for seed in range {
+        let point = points[seed as usize % points.len()];
+        let effect = effects[seed as usize / points.len() % effects.len()];
+        let faults = PointFaults { one_in: 1 << (seed % 7), most: 20, ..faults_at(point, effect) };
+        match run(seed, around(faults), None) {
+            Ok(report) => tally.add(&report.history, report.simulated),
+            Err(failure) => {
+                println!("{faults}: {failure}");
+                failed.push(seed);
+            }
+        }
+    }
+    println!("{tally:#?}");
+    assert!(failed.is_empty(), "{failed:?}");
 }

@@ -107,10 +107,11 @@ impl Point {
         )
     }
 
-    /// Whether a task may be held up there. What a replication stream sends is sent in the order in which its futures are
-    /// polled first, and the transport promises to keep it: a wait in between would be a fault of the harness.
+    /// Whether a task may be held up there. Not where none can wait ([`ends_at!`]). Nor where a replication stream sends: that
+    /// is in the order in which its futures are polled first, which the transport promises to keep, so that a wait in
+    /// between would be a fault of the harness.
     pub(crate) fn may_wait(self) -> bool {
-        self != Self::BeforeAppendRequest
+        !matches!(self, Self::AfterAppend | Self::BeforeAppendRequest)
     }
 }
 

@@ -523,10 +523,11 @@ mod tests {
         }
     }
 
-    /// `LEASEHOLD_FLAWS=1 cargo test --profile soak --features chaos --test chaos every_flaw_that_shows -- --nocapture`.
+    /// `LEASEHOLD_FLAWS=1 cargo test --release --all-features --test chaos every_flaw_that_shows -- --nocapture`. Not where
+    /// openraft's assertions are on: by a forgotten vote it panics before anybody is answered.
     #[test]
     fn every_flaw_that_shows_in_an_answer_is_found() {
-        if std::env::var_os("LEASEHOLD_FLAWS").is_some() {
+        if std::env::var_os("LEASEHOLD_FLAWS").is_some() && !cfg!(debug_assertions) {
             assert!(SHOWN.into_iter().all(|(flaw, seeds)| is_found(flaw, 2 * seeds + 20)));
         }
     }

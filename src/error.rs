@@ -2,12 +2,14 @@
 
 mod access;
 mod members;
+mod recover;
 
 use std::time::Duration;
 
 pub use self::{
     access::{AccessError, WriteLost},
     members::MemberError,
+    recover::RecoverError,
 };
 use crate::{
     config::{ConfigError, TtlError},
@@ -51,6 +53,9 @@ pub enum Error {
     /// See [`MemberError`].
     #[error(transparent)]
     Member(#[from] MemberError),
+    /// See [`RecoverError`].
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
     /// A question was not answered.
     #[error(transparent)]
     Read(#[from] ReadError),

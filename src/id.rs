@@ -85,8 +85,14 @@ impl FromStr for LeaseId {
 }
 
 /// Identifies a cluster from its founding on.
+///
+/// Its first 16 bits are the [`generation`](Self::generation), the others are drawn at the founding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClusterId(u128);
+
+/// The bits that are drawn. The generation is a part of the id and not a field beside it, so that every place which keeps
+/// two clusters apart (handshake, identity file, founding) keeps two generations apart as well, in the form that it had.
+const DRAWN_BITS: u32 = 112;
 
 impl ClusterId {
     /// The id with these bits.
@@ -99,6 +105,32 @@ impl ClusterId {
     #[must_use]
     pub const fn to_bits(self) -> u128 {
         self.0
+    }
+
+    /// How often the cluster was recovered by force ([`danger`](crate::danger)): 0 as it is founded. Agents of different
+    /// generations are agents of different clusters. (A cluster that was founded before there were generations has a
+    /// random one, and counts on from there.)
+    #[must_use]
+    pub const fn generation(self) -> u16 {
+        (self.0 >> DRAWN_BITS) as u16
+    }
+
+    /// The id of a cluster that is founded, from random bits.
+    pub(crate) const fn of_founding(bits: u128) -> Self {
+        Self(bits & (u128::MAX >> (u128::BITS - DRAWN_BITS)))
+    }
+
+    /// Whether both come of one founding.
+    pub(crate) const fn has_founding_of(self, other: Self) -> bool {
+        Self::of_founding(self.0).0 == Self::of_founding(other.0).0
+    }
+
+    /// The next generation; `None` after the last one.
+    pub(crate) const fn next_generation(self) -> Option<Self> {
+        match self.0.checked_add(1 << DRAWN_BITS) {
+            Some(bits) => Some(Self(bits)),
+            None => None,
+        }
     }
 }
 
@@ -174,6 +206,18 @@ mod tests {
             assert_eq!(crate::codec::encode(&id), crate::codec::encode(&bits));
         }
         assert_eq!(align_of::<LeaseId>(), 8);
+    }
+
+    #[test]
+    fn generations_of_a_founding_are_told_apart_and_recognised() {
+        let founded = ClusterId::of_founding(u128::MAX);
+        assert_eq!((founded.generation(), founded.to_string().len()), (0, 32));
+        assert!(founded.to_string().starts_with("0000f"), "{founded}");
+        let next = founded.next_generation().unwrap();
+        assert_eq!((next.generation(), next == founded), (1, false));
+        assert!(next.has_founding_of(founded) && next.to_string().starts_with("0001f"), "{next}");
+        assert!(!next.has_founding_of(ClusterId::of_founding(7)));
+        assert_eq!(ClusterId::from_bits(u128::MAX).next_generation(), None);
     }
 
     #[test]

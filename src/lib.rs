@@ -14,6 +14,7 @@
 //!   ends.
 //! - [`Error`] gathers the errors; each kind of call has its own, and each variant says whether something may have
 //!   happened.
+//! - [`danger`] recovers a cluster whose majority is gone for good, by force.
 //! - [`InProcessNetwork`] and [`ManualClock`] are for your tests. With the feature `chaos` whole clusters can be simulated,
 //!   and each run replayed from its seed.
 
@@ -26,6 +27,7 @@ mod client;
 mod clock;
 mod codec;
 mod config;
+pub mod danger;
 mod deadlines;
 mod dense;
 mod error;
@@ -68,8 +70,8 @@ pub use crate::{
     codec::CodecError,
     config::{ConfigError, ConfigFault, Timing, TtlError},
     error::{
-        AccessError, AcquireError, ConnectError, Error, MemberError, ReadError, ReleaseError, RenewError,
-        Result, RevokeError, StartError, TransferError, WriteLost,
+        AccessError, AcquireError, ConnectError, Error, MemberError, ReadError, RecoverError, ReleaseError,
+        RenewError, Result, RevokeError, StartError, TransferError, WriteLost,
     },
     holder::{ClosureInfo, HolderInfo, NameReport, WaiterInfo},
     id::{ClusterId, IdError, LeaseId, NodeId},

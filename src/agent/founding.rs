@@ -367,7 +367,7 @@ impl Founding {
     /// Step 2, on the former: the plan, written down before anyone is asked.
     fn draw(&self, members: BTreeMap<NodeId, Member>) -> Result<Plan, StartError> {
         let plan = Plan {
-            cluster: ClusterId::from_bits(runtime::random_u128()),
+            cluster: ClusterId::of_founding(runtime::random_u128()),
             unix_ms: clock::wall_unix_ms(),
             former: self.node,
             members,

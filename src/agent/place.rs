@@ -15,12 +15,13 @@ use super::{
     node::Node,
 };
 use crate::{
-    lease::{Requester as _, ask_once},
+    lease::{Requester as _, try_once},
     members,
     message::{Failure, Request, Response},
     raft::Membership,
     runtime,
     session::LossReason,
+    transport::CallError,
 };
 
 /// A placed agent looks again after so long.
@@ -85,15 +86,28 @@ impl Node {
         let mut addresses: BTreeSet<&str> = self.known.iter().map(String::as_str).collect();
         addresses.extend(membership.members.values().map(|(member, _)| member.addr.as_str()));
         addresses.remove(self.member.addr.as_str());
+        if self.consensus.leadership().leading {
+            // Nobody else can: it may even be alone.
+            return match self.ask(&self.join(), PATIENCE).await.response {
+                Response::Done => Ok(true),
+                Response::Failed(Failure::Refused(detail)) => Err(detail),
+                _ => Ok(false),
+            };
+        }
+        let mut overtaken = None;
         for address in addresses {
             asked.insert(address.to_owned());
-            match ask_once(self.transport.as_ref(), address, &self.join(), PATIENCE).await {
-                Response::Done => return Ok(true),
-                Response::Failed(Failure::Refused(detail)) => return Err(detail),
+            match try_once(self.transport.as_ref(), address, &self.join(), PATIENCE).await {
+                Ok(Response::Done) => return Ok(true),
+                Ok(Response::Failed(Failure::Refused(detail))) => return Err(detail),
+                // Not at once: where its majority was not lost after all, this generation goes on by itself.
+                Err(CallError::NotSent { reason, .. }) if reason.is_overtaken() => {
+                    overtaken = Some(format!("the agent at {address} is of a later generation: {reason}"));
+                }
                 other => tracing::debug!(address, ?other, "not listed by it"),
             }
         }
-        Ok(false)
+        overtaken.map_or(Ok(false), Err)
     }
 
     fn join(&self) -> Request {

@@ -93,6 +93,18 @@ pub(crate) async fn ask_once(
     request: &Request,
     within: Duration,
 ) -> Response {
+    try_once(transport, address, request, within)
+        .await
+        .unwrap_or_else(|error| Response::Failed(failure_of_call(&error)))
+}
+
+/// The same, for who has to know why there was no answer.
+pub(crate) async fn try_once(
+    transport: &dyn Transport,
+    address: &str,
+    request: &Request,
+    within: Duration,
+) -> Result<Response, CallError> {
     let peer = Peer { address: address.to_owned(), node: None };
     // The agent's own verdict ("no leader, nothing happened") says more than silence: it gets a little less time.
     let asking = Asking { request: request.clone(), within: within - within / ANSWER_PART };
@@ -103,15 +115,15 @@ pub(crate) async fn ask_once(
             Ok(Response::Failed(Failure::Stopped(detail))) => {
                 Failure::Unknown(format!("the agent at {address} has stopped: {detail}"))
             }
-            Ok(response) => return response,
+            Ok(response) => return Ok(response),
             Err(error) => Failure::Unknown(format!("the answer of {address} is unreadable: {error}")),
         },
         Err(CallError::Refused { refusal, .. }) if refusal.code != code::NOT_SERVING => {
             Failure::Refused(format!("the agent at {address} {refusal}"))
         }
-        Err(error) => failure_of_call(&error),
+        Err(error) => return Err(error),
     };
-    Response::Failed(failure)
+    Ok(Response::Failed(failure))
 }
 
 #[cfg(test)]

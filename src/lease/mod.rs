@@ -31,7 +31,7 @@ use chrono::{DateTime, Utc};
 use self::renewer::Upkeep;
 pub(crate) use self::{
     acquire::Holding,
-    attempts::{Attempts, ask_once, failure_of_call},
+    attempts::{Attempts, ask_once, failure_of_call, try_once},
     held::Held,
     renewer::Renewer,
     requester::{Answered, Requester},

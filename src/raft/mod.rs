@@ -3,6 +3,7 @@
 //! Every openraft type stays in this folder. The rest of the crate sees [`Consensus`]: propose, confirm that this
 //! node leads, see who leads.
 
+mod forced;
 #[cfg(test)]
 mod goldens;
 pub(crate) mod log;
@@ -34,18 +35,19 @@ use openraft::{
     impls::ProgressResponder,
 };
 
+pub(crate) use self::{
+    forced::Remains,
+    membership::{Change, Membership},
+    network::{ReceiveError, Receiver},
+    settings::Compaction,
+    types::Member,
+};
 use self::{
     log::Log,
     machine::Machine,
     membership::AddressBook,
     network::Network,
     types::{Answer, Handle, Metrics, Proposal, Types},
-};
-pub(crate) use self::{
-    membership::{Change, Membership},
-    network::{ReceiveError, Receiver},
-    settings::Compaction,
-    types::Member,
 };
 use crate::{
     config::Timing,

@@ -7,6 +7,8 @@
 //! snapshots/      the newest snapshot (see snapshots.rs)
 //! ```
 //!
+//! A forced recovery replaces the first and the last two at one moment (see successor.rs).
+//!
 //! The danger here is an empty start: a member that comes back under its old id without its vote or its log can
 //! help to elect a second leader, or lose an entry that a majority was counted to have. So:
 //!
@@ -26,15 +28,16 @@ use super::{
     error::StorageError,
     files,
     identity::{self, Identity, Stored},
+    successor::{self, Step},
 };
 use crate::{AgentName, NodeId};
 
-const IDENTITY: &str = "identity";
+pub(super) const IDENTITY: &str = "identity";
 const IDENTITY_TEMPORARY: &str = "identity.new";
-const LOCK: &str = "lock";
-const LOG: &str = "log";
+pub(super) const LOCK: &str = "lock";
+pub(super) const LOG: &str = "log";
 const LOG_TEMPORARY: &str = "log.new";
-const SNAPSHOTS: &str = "snapshots";
+pub(super) const SNAPSHOTS: &str = "snapshots";
 
 /// A data directory, locked for this process until [`release`](Self::release) or drop.
 #[derive(Debug)]
@@ -60,7 +63,7 @@ impl DataDir {
         files::make_folder(path)?;
         // Looked at before anything is put there, so that a stranger's directory stays as it is.
         let found = foreign_content(path)?;
-        if !files::exists(&path.join(IDENTITY))? && !found.is_empty() {
+        if !files::exists(&path.join(IDENTITY))? && !found.is_empty() && !successor::is_there(path)? {
             return Err(StorageError::Foreign { path: path.to_owned(), found: found.join(", ") });
         }
         let lock_path = path.join(LOCK);
@@ -77,8 +80,67 @@ impl DataDir {
                 return Err(StorageError::io("cannot lock", &lock_path)(error));
             }
         }
+        successor::finish(path, &mut |_| Ok(()))?;
+        successor::clear(path)?;
         let state = State { lock: Some(lock), stored: None };
         Ok(Self { path: path.to_owned(), state: Mutex::new(state) })
+    }
+
+    /// Takes a directory that is a member's already; otherwise nothing is put there. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`StorageError::Missing`] where there is no directory, or an empty one.
+    pub(crate) fn open_existing(path: &Path) -> Result<Self, StorageError> {
+        let detail = "it is no member's data directory";
+        if !files::exists(path)? {
+            return Err(StorageError::missing(path, detail));
+        }
+        if !files::exists(&path.join(IDENTITY))? && foreign_content(path)?.is_empty() {
+            return Err(StorageError::missing(&path.join(IDENTITY), detail));
+        }
+        Self::open(path)
+    }
+
+    /// Reads whom the directory belongs to, and whether there is a log. Makes nothing.
+    ///
+    /// # Errors
+    /// [`StorageError::Missing`] where there is none or no log yet, and as
+    /// [`load_or_create`](Self::load_or_create).
+    pub(crate) fn load(&self) -> Result<Identity, StorageError> {
+        let path = self.path.join(IDENTITY);
+        if !files::exists(&path)? {
+            return Err(StorageError::missing(&path, "it says which member the directory is"));
+        }
+        let bytes = fs::read(&path).map_err(StorageError::io("cannot read", &path))?;
+        let stored = identity::parse(&path, &bytes)?;
+        if !stored.log_made {
+            return Err(StorageError::missing(&self.log(), "this member has never had a log"));
+        }
+        Ok(self.state().stored.insert(stored).identity.clone())
+    }
+
+    /// Where another content for this directory is made; see [`replace`](Self::replace).
+    pub(crate) fn successor(&self) -> PathBuf {
+        successor::made(&self.path)
+    }
+
+    /// Removes what was made there and did not come to count.
+    pub(crate) fn clear_successor(&self) -> Result<(), StorageError> {
+        successor::clear(&self.path)
+    }
+
+    /// Replaces identity, log and snapshots by what was made, and closed, at [`successor`](Self::successor). Returns where
+    /// the old ones are. Blocks on the disk. Nothing in the directory may be open; the directory is closed after it.
+    ///
+    /// # Errors
+    /// The old content is there, or the new one: the next opening says which.
+    pub(crate) fn replace(self, step: Step<'_>) -> Result<PathBuf, StorageError> {
+        if self.state().lock.is_none() {
+            return Err(self.not_ours("the directory is closed"));
+        }
+        successor::decide(&self.path, step)?;
+        let aside = successor::finish(&self.path, step)?;
+        aside.ok_or_else(|| self.not_ours("what was made for it is gone"))
     }
 
     /// The directory.

@@ -119,6 +119,27 @@ impl DiskJournal {
     }
 }
 
+/// Reads all that the journal of the directory holds, whose identity was loaded, and closes it again; the directory stays
+/// locked. Blocks on the disk.
+///
+/// # Errors
+/// As [`DiskJournal::open`].
+pub(crate) fn read_all(directory: &DataDir) -> Result<Recovered, StorageError> {
+    let folder = directory.log();
+    let mut engine = Engine::open(&folder, true)?;
+    let head = engine.head()?;
+    let log = recovery::recover(&mut engine, &head, &folder)?;
+    let snapshot = Snapshots::open(directory.snapshots(), head.snapshot)?.load()?;
+    engine.close().map_err(StorageError::io("cannot close", &folder))?;
+    Ok(Recovered {
+        vote: head.vote,
+        committed: head.committed,
+        purged: head.purged,
+        entries: log.entries,
+        snapshot,
+    })
+}
+
 /// The answer after [`Journal::close`].
 pub(crate) fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the data directory was closed; open it anew")

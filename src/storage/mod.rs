@@ -22,6 +22,7 @@
 //!    ends, and a file beside sled's says which head was acknowledged.
 //! 4. `snapshots.rs`, `identity.rs`: whole files, synced, renamed, folder synced.
 //! 5. `directory.rs`: one process at a time; never an empty start under an old id.
+//! 6. `successor.rs`: a forced recovery replaces everything at one moment, or nothing.
 //!
 //! Readers never come here: what the log holds is read once, when it is opened ([`Recovered`]), and kept in memory
 //! by the caller.
@@ -38,6 +39,7 @@ mod memory;
 mod record;
 mod recovery;
 mod snapshots;
+mod successor;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -56,7 +58,7 @@ use self::failure::Failure;
 pub(crate) use self::{content::Content, disk::closed, failure::Failure};
 pub(crate) use self::{
     directory::DataDir,
-    disk::{DiskJournal, Options},
+    disk::{DiskJournal, Options, read_all},
     identity::Identity,
     memory::MemoryJournal,
 };

@@ -15,6 +15,7 @@
 //! | `ended.rs` | lease ids that are dead for ever, in bounded memory, with the proof |
 //! | `lean.rs` | what keeps a held lease small in memory |
 //! | `snapshot.rs` | the whole table as bytes, and back |
+//! | `forced.rs` | the table that a forced recovery goes on with |
 //! | `spoiled.rs` | planted bugs of a snapshot, for simulations |
 //! | `invariants.rs` | what must hold after every entry, numbered |
 //!
@@ -50,6 +51,7 @@ pub(crate) mod bench;
 mod command;
 mod ended;
 mod event;
+mod forced;
 mod holders;
 mod invariants;
 mod lean;
@@ -322,7 +324,6 @@ impl Table {
     }
 
     /// The last token that was granted, or the founding's floor; `None` until the cluster is founded.
-    #[cfg(test)]
     pub(crate) fn last_token(&self) -> Option<Token> {
         self.last_token
     }

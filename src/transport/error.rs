@@ -121,10 +121,8 @@ pub(crate) enum NotSent {
         /// What the peer said, in its words.
         text: String,
     },
-    /// The agent there belongs to another cluster.
-    #[error(
-        "the agent there belongs to cluster {theirs}, this one to {ours}; one of the two has a wrong address or data directory"
-    )]
+    /// The agent there belongs to another cluster, or to another generation of this one's.
+    #[error("{}", differing(*ours, *theirs))]
     WrongCluster {
         /// The cluster on this side.
         ours: ClusterId,
@@ -157,6 +155,52 @@ pub(crate) enum NotSent {
     /// This side is shutting down.
     #[error("this side has been shut down")]
     ShutDown,
+}
+
+impl NotSent {
+    /// The cluster was recovered by force, and this side is of a generation before.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        match self {
+            Self::Rejected { code, .. } => *code == RejectCode::Overtaken,
+            Self::WrongCluster { ours, theirs } => {
+                ours.has_founding_of(*theirs) && ours.generation() < theirs.generation()
+            }
+            _ => false,
+        }
+    }
+}
+
+fn differing(ours: ClusterId, theirs: ClusterId) -> String {
+    match Overtaken::between(("this agent", ours), ("the agent there", theirs)) {
+        Some(overtaken) => overtaken.to_string(),
+        None => format!(
+            "the agent there belongs to cluster {theirs}, this one to {ours}; one of the two has a wrong address or data directory"
+        ),
+    }
+}
+
+/// Two who belong to different generations of one cluster.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{older} is of generation {} of cluster {new}, which was recovered by force as generation {}: nothing of an older generation comes back; where an agent says this of itself and its cluster is to be the recovered one, move its data directory away and start it with an empty one, as a new member",
+    old.generation(), new.generation()
+)]
+pub(super) struct Overtaken {
+    older: String,
+    old: ClusterId,
+    new: ClusterId,
+}
+
+impl Overtaken {
+    /// Each with what it is called.
+    pub(super) fn between(one: (&str, ClusterId), other: (&str, ClusterId)) -> Option<Self> {
+        if !one.1.has_founding_of(other.1) || one.1 == other.1 {
+            return None;
+        }
+        let (old, new) =
+            if one.1.generation() < other.1.generation() { (one, other.1) } else { (other, one.1) };
+        Some(Self { older: old.0.to_owned(), old: old.1, new })
+    }
 }
 
 /// Why there is no answer.
@@ -199,6 +243,9 @@ pub(crate) enum RejectCode {
     TooManyConnections,
     /// The hello is not of the form.
     Malformed,
+    /// The cluster was recovered by force, and the caller is of a generation before. (A caller of a later one is of
+    /// another cluster.) Programs that don't know the number show it with the text.
+    Overtaken,
     /// A number that this program doesn't know.
     Other(u16),
 }
@@ -212,6 +259,7 @@ impl RejectCode {
             Self::Caller => 3,
             Self::TooManyConnections => 4,
             Self::Malformed => 5,
+            Self::Overtaken => 6,
             Self::Other(number) => number,
         }
     }
@@ -224,6 +272,7 @@ impl RejectCode {
             3 => Self::Caller,
             4 => Self::TooManyConnections,
             5 => Self::Malformed,
+            6 => Self::Overtaken,
             other => Self::Other(other),
         }
     }
@@ -237,6 +286,7 @@ impl std::fmt::Display for RejectCode {
             Self::Caller => "not admitted",
             Self::TooManyConnections => "too many connections",
             Self::Malformed => "malformed hello",
+            Self::Overtaken => "an older generation of the cluster",
             Self::Other(number) => return write!(f, "code {number}"),
         })
     }

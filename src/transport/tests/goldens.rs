@@ -68,6 +68,7 @@ fn every_answer_to_a_hello_is_sent_as_ever() {
         RejectCode::Caller,
         RejectCode::TooManyConnections,
         RejectCode::Malformed,
+        RejectCode::Overtaken,
         RejectCode::Other(0x0102),
     ];
     let mut goldens = vec![welcomed];
@@ -78,6 +79,7 @@ fn every_answer_to_a_hello_is_sent_as_ever() {
             RejectCode::Caller => "caller",
             RejectCode::TooManyConnections => "too_many_connections",
             RejectCode::Malformed => "malformed",
+            RejectCode::Overtaken => "overtaken",
             RejectCode::Other(_) => "other",
         };
         let rejection = Rejection { code, text: "upgrade it".to_owned() };

@@ -102,6 +102,39 @@ fn another_cluster_is_refused_on_both_sides_and_both_are_named() {
 }
 
 #[test]
+fn another_generation_is_refused_on_both_sides_and_the_older_one_is_named() {
+    let founded = ClusterId::of_founding(0x0a);
+    let old = Identity { cluster: Some(founded), agent: AgentName::new("old").unwrap(), ..identity() };
+    let new = Identity { cluster: founded.next_generation(), ..identity() };
+    let told = |caller: &Identity, called: &Identity| {
+        let bytes = hello(caller, Lane::Control);
+        let (head, body) = split(&bytes);
+        let rejection = receive(called, &head, body, "").unwrap_err();
+        // As the caller reads it, and as it would have judged itself.
+        let bytes = rejection.write();
+        let (head, body) = split(&bytes);
+        let read = conclude(caller, &head, body).unwrap_err();
+        let bytes = welcome(called, *VERSIONS.end());
+        let (head, body) = split(&bytes);
+        let own = conclude(caller, &head, body).unwrap_err();
+        let is_over = caller.cluster < called.cluster;
+        assert_eq!((read.is_overtaken(), own.is_overtaken()), (is_over, is_over), "{read}; {own}");
+        for text in [read.to_string(), own.to_string()] {
+            for said in ["generation 0", "generation 1", "move its data directory away", "00010000"] {
+                assert!(text.contains(said), "{said}: {text}");
+            }
+        }
+        [read.to_string(), own.to_string()]
+    };
+    let [read, own] = told(&old, &new);
+    assert!(read.contains("the caller (old) is of generation 0"), "{read}");
+    assert!(own.contains("this agent is of generation 0"), "{own}");
+    let [read, own] = told(&new, &old);
+    assert!(read.contains("this agent is of generation 0"), "{read}");
+    assert!(own.contains("the agent there is of generation 0"), "{own}");
+}
+
+#[test]
 fn fields_grow_and_are_checked() {
     let known = Fields { role: Some(Role::Client), ..Fields::default() };
     let mut body = known.write();

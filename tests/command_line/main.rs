@@ -13,6 +13,7 @@ mod busy;
 mod by_hand;
 mod cluster;
 mod config;
+mod danger;
 mod disk;
 mod dropped_packets;
 mod family;

@@ -210,6 +210,7 @@ fn does_what_it_says(name: &str, out: &str, folder: &Path) {
         "promote" => assert!(out.starts_with("promoted: agent-4"), "{out}"),
         "remove" => assert!(out.starts_with("removed: agent-4"), "{out}"),
         "leave" => assert!(out.starts_with("left: agent-4"), "{out}"),
+        "danger" => assert!(out.contains("generation 0") && out.contains("agent a,"), "{out}"),
         "completions" => assert!(written("leasehold.bash").contains("transfer")),
         "man" => assert!(written("leasehold-run.1").contains("grace")),
         _ => {}

@@ -138,6 +138,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("tests/real_processes/worker.rs", "a holder works for a while, for others to see"),
     ("tests/fault_proxy.rs", "asks again and again until a port is closed"),
     ("tests/client.rs", "asks again and again; a disturbance lasts for a while"),
+    ("tests/command_line/danger.rs", "a process is killed a moment after it has begun"),
     ("tests/command_line/harness.rs", "asks other processes again and again, for all the others"),
     ("tests/seed_interface.rs", "lets the ttl of a real cluster pass"),
     ("tests/access/shelf.rs", "the provider is slow on purpose; paused time passes"),

@@ -56,6 +56,9 @@ pub(crate) enum Command {
     /// Tell an agent to leave the cluster, and to stop
     #[command(after_help = help::LEAVE)]
     Leave(MemberArgs),
+    /// What is done deliberately, when nothing else is left: forced recovery
+    #[command(after_help = help::DANGER)]
+    Danger(crate::danger::DangerArgs),
     /// Try simulated clusters under faults of all kinds, seed by seed
     #[cfg(feature = "chaos")]
     #[command(after_help = help::CHAOS)]

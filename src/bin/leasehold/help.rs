@@ -161,6 +161,47 @@ could not leave within 10 s, because its vote is needed: then it goes on.
 Example:
   leasehold leave agent-4 --connect 127.0.0.1:7101";
 
+/// `danger`'s.
+pub(crate) const DANGER: &str = "\
+`danger recover` is for a cluster whose majority is gone for good, disks and all; `danger survey` shows what it would go on
+from. Both work on the data directory of an agent that is stopped.
+
+Example:
+  leasehold danger survey --data-dir a";
+
+/// `danger survey`'s.
+pub(crate) const SURVEY: &str = "\
+Nothing is changed. Of several directories that are left, recover the one with the largest last_index of the largest term.
+
+With --json: cluster, generation, agent, node, term, last_index, committed_index, last_token, leases, waiters,
+longest_ttl_ms, members (agent, node, address, voter).
+
+Example:
+  leasehold danger survey --data-dir a";
+
+/// `danger recover`'s.
+pub(crate) const RECOVER: &str = "\
+First it shows what the directory has. Then it asks for the cluster's id, or wants --yes and --cluster.
+
+The directory becomes a cluster of this agent alone, of the next generation: with the leases and the queue that it knows
+of, and tokens above all earlier ones. The others join it with empty directories. A directory of the old generation is
+refused by name. What the lost majority had answered, and this directory doesn't know of, is forgotten. If that majority
+comes back after all, it goes on by itself: two clusters, two holders of a name. So be sure, and let what you protect
+refuse old tokens.
+
+Somebody may hold a lease that this directory doesn't know of, and believes until its ttl is over. So either say that
+nobody does (--holders-gone: all processes that held leases are stopped, or their longest ttl is over since the majority
+was lost), or let it wait (--wait-out).
+
+A crash leaves what was there or what was to be there. What was there is kept in the directory.
+
+With --json: recovered, cluster, generation, tokens_above, address, kept.
+
+Exit codes: 0 when it is recovered, 1 when it can't be, 2 when something was not said; then nothing was done.
+
+Example:
+  leasehold danger recover --data-dir a --wait-out 10s --yes --cluster 00007c2ad4a86d4f1c9b2f0e6a5d3b18";
+
 /// `completions`'.
 pub(crate) const COMPLETIONS: &str = "\
 Example:

@@ -6,6 +6,7 @@ mod by_hand;
 #[cfg(feature = "chaos")]
 mod chaos;
 mod config;
+mod danger;
 mod demo;
 mod exit;
 mod family;
@@ -76,6 +77,7 @@ async fn carry_out(command: Command) -> Result<ExitCode, Failed> {
         Command::Promote(args) => members::promote(args).await?,
         Command::Remove(args) => members::remove(args).await?,
         Command::Leave(args) => members::leave(args).await?,
+        Command::Danger(args) => danger::danger(args).await?,
         #[cfg(feature = "chaos")]
         Command::Chaos(args) => chaos::chaos(&args)?,
         Command::Completions(args) => manual::completions(&args)?,

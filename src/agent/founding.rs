@@ -355,7 +355,7 @@ impl Founding {
             if missing.is_empty() {
                 return Ok(members);
             }
-            report.say(clock, "waiting for founders", &missing);
+            report.say(clock, "waiting for founders", missing.iter().cloned());
             runtime::sleep(runtime::random_between(PAUSE.0, PAUSE.1)).await;
         }
     }
@@ -393,7 +393,7 @@ impl Founding {
                 Ok(Ok(plan)) => return plan.clone().ok_or(StartError::Stopped),
                 Ok(Err(_)) => return Err(StartError::Stopped),
                 Err(runtime::TimedOut) => {
-                    report.say(clock, "waiting for the founder that forms the cluster", &former)
+                    report.say(clock, "waiting for the founder that forms the cluster", former.clone())
                 }
             }
         }
@@ -429,7 +429,7 @@ impl Founding {
             if missing.is_empty() {
                 return Ok(());
             }
-            report.say(clock, "waiting for promises of founders", &missing);
+            report.say(clock, "waiting for promises of founders", missing.iter().cloned());
             runtime::sleep(runtime::random_between(PAUSE.0, PAUSE.1)).await;
         }
     }
@@ -439,6 +439,11 @@ enum PromiseError {
     Elsewhere(ClusterId),
     NotInPlan,
     Storage(StorageError),
+}
+
+/// Who was asked, and what came of it, for a [`Report`].
+pub(super) fn answer((address, why): (&String, &String)) -> String {
+    format!("{address}: {why}")
 }
 
 /// Tells now and then what is waited for.
@@ -451,10 +456,11 @@ impl Report {
         Self { last: clock.now() }
     }
 
-    pub(super) fn say(&mut self, clock: &dyn Clock, what: &str, who: &BTreeSet<String>) {
+    pub(super) fn say(&mut self, clock: &dyn Clock, what: &str, who: impl IntoIterator<Item = String>) {
         let now = clock.now();
         if now.since(self.last) >= REPORT_EVERY {
             self.last = now;
+            let who: Vec<String> = who.into_iter().collect();
             tracing::info!(?who, "{what}");
         }
     }

@@ -5,13 +5,13 @@
 //! talks to it), it asks every agent that it knows to have it listed. That costs an entry only where it is news.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use super::{
-    founding::{PATIENCE, PAUSE, Report},
+    founding::{PATIENCE, PAUSE, Report, answer},
     node::Node,
 };
 use crate::{
@@ -50,7 +50,7 @@ impl Node {
         let silent = self.timing.election_timeout_max * SILENT_ELECTIONS;
         let (began, led) = (self.clock.now(), self.consensus.led());
         let mut report = Report::new(self.clock.as_ref());
-        let mut asked = BTreeSet::new();
+        let mut asked = BTreeMap::new();
         loop {
             let membership = self.consensus.membership();
             let listed = membership.members.get(&self.holder.node);
@@ -71,7 +71,7 @@ impl Node {
                 } else {
                     "waiting for a leader that lists this agent as a member; these were asked"
                 };
-                report.say(self.clock.as_ref(), waiting_for, &asked);
+                report.say(self.clock.as_ref(), waiting_for, asked.iter().map(answer));
             }
             rest(pause).await;
         }
@@ -81,7 +81,7 @@ impl Node {
     async fn ask_around(
         &self,
         membership: &Membership,
-        asked: &mut BTreeSet<String>,
+        asked: &mut BTreeMap<String, String>,
     ) -> Result<bool, String> {
         let mut addresses: BTreeSet<&str> = self.known.iter().map(String::as_str).collect();
         addresses.extend(membership.members.values().map(|(member, _)| member.addr.as_str()));
@@ -96,16 +96,20 @@ impl Node {
         }
         let mut overtaken = None;
         for address in addresses {
-            asked.insert(address.to_owned());
-            match try_once(self.transport.as_ref(), address, &self.join(), PATIENCE).await {
+            let why = match try_once(self.transport.as_ref(), address, &self.join(), PATIENCE).await {
                 Ok(Response::Done) => return Ok(true),
                 Ok(Response::Failed(Failure::Refused(detail))) => return Err(detail),
                 // Not at once: where its majority was not lost after all, this generation goes on by itself.
                 Err(CallError::NotSent { reason, .. }) if reason.is_overtaken() => {
                     overtaken = Some(format!("the agent at {address} is of a later generation: {reason}"));
+                    reason.to_string()
                 }
-                other => tracing::debug!(address, ?other, "not listed by it"),
-            }
+                Ok(Response::Failed(failure)) => failure.to_string(),
+                Ok(other) => format!("an answer that fits no wish to be listed: {other:?}"),
+                Err(error) => error.to_string(),
+            };
+            tracing::debug!(address, why, "not listed by it");
+            asked.insert(address.to_owned(), why);
         }
         overtaken.map_or(Ok(false), Err)
     }

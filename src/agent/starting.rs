@@ -1,10 +1,13 @@
 //! An agent on its way up: from settings without a fault to a node that serves, and back again where that fails.
 
-use std::sync::{Arc, Mutex, atomic::AtomicBool};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, atomic::AtomicBool},
+};
 
 use super::{
     care::{self, Caretaker},
-    founding::{Founding, PATIENCE, PAUSE, Plan, Report},
+    founding::{Founding, PATIENCE, PAUSE, Plan, Report, answer},
     ground::{Ground, Opened},
     hub::Hub,
     leader::Leader,
@@ -304,6 +307,7 @@ impl Starting {
         expected: Option<ClusterId>,
     ) -> Result<ClusterId, StartError> {
         let mut report = Report::new(self.settings.clock.as_ref());
+        let mut asked = BTreeMap::new();
         loop {
             for address in addresses.iter().filter(|address| **address != self.settings.address) {
                 match ask_once(self.transport.as_ref(), address, &Request::Status, PATIENCE).await {
@@ -316,7 +320,14 @@ impl Starting {
                         }
                         return Ok(status.cluster);
                     }
-                    other => tracing::debug!(address, ?other, "not the cluster to join, or no answer yet"),
+                    other => {
+                        tracing::debug!(address, ?other, "not the cluster to join, or no answer yet");
+                        let why = match other {
+                            Response::Failed(failure) => failure.to_string(),
+                            _ => "not the cluster to join".to_owned(),
+                        };
+                        asked.insert(address.clone(), why);
+                    }
                 }
             }
             report.say(
@@ -328,7 +339,7 @@ impl Starting {
                          their data directories, and start them anew"
                     }
                 },
-                &addresses.iter().cloned().collect(),
+                asked.iter().map(answer),
             );
             runtime::sleep(runtime::random_between(PAUSE.0, PAUSE.1)).await;
         }

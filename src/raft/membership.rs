@@ -132,6 +132,23 @@ impl Consensus {
     }
 }
 
+/// Who may take leadership over: the voters that were heard within this span, the one with the longest log first, and of
+/// several the one that was heard last.
+pub(super) fn heirs(
+    membership: &Membership,
+    reached: &BTreeMap<NodeId, Reached>,
+    within: Duration,
+) -> Vec<NodeId> {
+    let votes = |node: &NodeId| membership.members.get(node).is_some_and(|(_, votes)| *votes);
+    let voters = reached.iter().filter(|(node, _)| votes(node));
+    let mut heard: Vec<(u64, Duration, NodeId)> = voters
+        .filter_map(|(node, reached)| Some((reached.matched, reached.heard_ago?, *node)))
+        .filter(|(_, ago, _)| *ago <= within)
+        .collect();
+    heard.sort_by_key(|(matched, ago, _)| (std::cmp::Reverse(*matched), *ago));
+    heard.into_iter().map(|(_, _, node)| node).collect()
+}
+
 /// Where the members are reached: what the membership says at the moment of a call, so that a connection which openraft
 /// keeps follows a member to its new address.
 #[derive(Clone, Default)]
@@ -149,5 +166,32 @@ impl AddressBook {
     pub(super) fn with<T>(&self, node: NodeId, make: impl FnOnce(&str) -> T) -> Option<T> {
         let metrics = self.metrics.get()?.borrow_watched();
         metrics.membership_config.membership().get_node(&node).map(|member| make(&member.addr))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leadership_goes_to_a_voter_that_was_heard_and_has_the_longest_log() {
+        let ms = Duration::from_millis;
+        let members = [(1, true), (2, true), (3, true), (4, true), (5, false)];
+        let members = members.map(|(n, votes)| (NodeId::from_bits(n), (Member::default(), votes)));
+        let membership =
+            Membership { members: BTreeMap::from(members), is_joint: false, is_committed: true, from: None };
+        let heirs = |reached: &[(u64, Option<Duration>, u64)]| -> Vec<u64> {
+            let reached = reached
+                .iter()
+                .map(|&(n, heard_ago, matched)| (NodeId::from_bits(n), Reached { heard_ago, matched }));
+            super::heirs(&membership, &reached.collect(), ms(200)).into_iter().map(NodeId::to_bits).collect()
+        };
+        // Node 1 leads. The dead one, the one never heard and the observer are not asked, however long their logs are.
+        assert_eq!(
+            heirs(&[(2, Some(ms(5)), 7), (3, Some(ms(900)), 9), (4, Some(ms(10)), 8), (5, Some(ms(1)), 9)]),
+            [4, 2]
+        );
+        assert_eq!(heirs(&[(2, Some(ms(50)), 7), (3, Some(ms(5)), 7), (4, None, 9)]), [3, 2]);
+        assert_eq!(heirs(&[(2, Some(ms(201)), 7), (4, None, 9)]), []);
     }
 }

@@ -60,6 +60,9 @@ use crate::{
     transport::Transport,
 };
 
+/// So many voters are asked to take leadership over, one after the other.
+const HEIRS_ASKED_MAX: u32 = 2;
+
 /// This node's part in the consensus. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Consensus {
@@ -268,34 +271,28 @@ impl Consensus {
         }
     }
 
-    /// Hands leadership to the voter whose log is the furthest, and waits at most `within` for it to take over.
+    /// Hands leadership to a voter that was heard a moment ago, to the one whose log is the furthest first, and waits at
+    /// most `within` for one to take over. Where nobody was heard nobody is asked: who waits for a dead one to take over
+    /// leads no more, and nobody else does.
     pub(crate) async fn hand_over(&self, within: Duration) {
-        let target = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let voters: std::collections::BTreeSet<NodeId> =
-                metrics.membership_config.membership().voter_ids().collect();
-            metrics.replication.as_ref().and_then(|matched| {
-                matched
-                    .iter()
-                    .filter(|(id, _)| **id != metrics.id && voters.contains(id))
-                    .max_by_key(|(_, log_id)| log_id.map(|id| id.index))
-                    .map(|(id, _)| *id)
-            })
-        };
-        let Some(target) = target else { return };
-        if self.raft.trigger().transfer_leader(target).await.is_err() {
-            return;
-        }
-        let mut watch = self.watch();
-        let gone = async {
-            while watch.now().leading {
-                if watch.changed().await.is_none() {
-                    return;
-                }
+        let (reached, _) = self.reached();
+        let heirs = membership::heirs(&self.membership(), &reached, self.leader_lease);
+        let each = within / u32::try_from(heirs.len()).unwrap_or(1).clamp(1, HEIRS_ASKED_MAX);
+        for target in heirs.into_iter().take(HEIRS_ASKED_MAX as usize) {
+            if self.raft.trigger().transfer_leader(target).await.is_err() {
+                return;
             }
-        };
-        if runtime::timeout(within, gone).await.is_err() {
+            let mut watch = self.watch();
+            let gone = async {
+                while watch.now().leading {
+                    if watch.changed().await.is_none() {
+                        return;
+                    }
+                }
+            };
+            if runtime::timeout(each, gone).await.is_ok() {
+                return;
+            }
             tracing::info!(%target, "leadership was not taken over in time");
         }
     }

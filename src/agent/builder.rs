@@ -291,8 +291,7 @@ impl Builder {
             None => starting.run().await,
             Some(within) => {
                 runtime::timeout(within, starting.run()).await.unwrap_or_else(|runtime::TimedOut| {
-                    let waiting_for = "the others did not answer, or have no leader".to_owned();
-                    Err(StartError::NotReady { within, waiting_for })
+                    Err(StartError::NotReady { within, waiting_for: starting.waiting_for() })
                 })
             }
         };

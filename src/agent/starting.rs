@@ -83,6 +83,8 @@ pub(super) struct Starting {
     journal: Arc<dyn Journal>,
     recovered: Mutex<Option<Recovered>>,
     consensus: Mutex<Option<Consensus>>,
+    /// What those who were asked for a cluster to join have answered.
+    asked: Mutex<BTreeMap<String, String>>,
     pub(super) tasks: Tasks,
     errands: Tasks,
 }
@@ -132,6 +134,7 @@ impl Starting {
             journal,
             recovered: Mutex::new(Some(recovered)),
             consensus: Mutex::new(None),
+            asked: Mutex::default(),
             tasks: Tasks::new(),
             errands: Tasks::new(),
         })
@@ -307,7 +310,6 @@ impl Starting {
         expected: Option<ClusterId>,
     ) -> Result<ClusterId, StartError> {
         let mut report = Report::new(self.settings.clock.as_ref());
-        let mut asked = BTreeMap::new();
         loop {
             for address in addresses.iter().filter(|address| **address != self.settings.address) {
                 match ask_once(self.transport.as_ref(), address, &Request::Status, PATIENCE).await {
@@ -326,7 +328,7 @@ impl Starting {
                             Response::Failed(failure) => failure.to_string(),
                             _ => "not the cluster to join".to_owned(),
                         };
-                        asked.insert(address.clone(), why);
+                        lock(&self.asked).insert(address.clone(), why);
                     }
                 }
             }
@@ -339,10 +341,20 @@ impl Starting {
                          their data directories, and start them anew"
                     }
                 },
-                asked.iter().map(answer),
+                lock(&self.asked).iter().map(answer),
             );
             runtime::sleep(runtime::random_between(PAUSE.0, PAUSE.1)).await;
         }
+    }
+
+    /// What the start is waiting for, as far as that is known.
+    pub(super) fn waiting_for(&self) -> String {
+        let asked = lock(&self.asked);
+        if asked.is_empty() {
+            return "the others did not answer, or have no leader".to_owned();
+        }
+        let answers: Vec<String> = asked.iter().map(answer).collect();
+        format!("a member of the cluster to join; {}", answers.join("; "))
     }
 
     pub(super) async fn undo(&self) {

@@ -13,5 +13,7 @@ mod fixture;
 mod known_bugs;
 mod leases;
 mod members;
+mod recovery;
 mod sharing;
 mod starting;
+mod upgrading;

@@ -1,6 +1,12 @@
 //! Agents are killed and stopped under a lease that somebody holds and somebody waits for.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal;
 
@@ -77,6 +83,42 @@ fn all_agents_are_killed_at_once_and_restarted() {
     holds.process.signal(Signal::INT);
     let (_, next) = waits.wait_started();
     assert_eq!(next, third + 1);
+}
+
+/// As an upgrade would be by somebody in a hurry: each agent killed and started again in turn, under load. Nobody loses a
+/// lease, and nobody fails to get one.
+#[test]
+fn agents_are_killed_and_restarted_in_turn_under_load() {
+    let mut cluster = Cluster::start("4s");
+    let mut holds = cluster.run("orders", "first", &[]);
+    let (pid, token) = holds.wait_started();
+    let done = Arc::new(AtomicBool::new(false));
+    let workers = ["own", "turns", "turns"].map(|name| {
+        let mut command = cluster.command(&["run", name, "--wait", "25s", "--", "true"]);
+        let done = done.clone();
+        std::thread::spawn(move || {
+            let mut rounds = 0;
+            while !done.load(Ordering::Relaxed) {
+                let ended = Process::start(&mut command).ended();
+                assert_eq!(ended.code, 0, "{name}: {ended:?}");
+                rounds += 1;
+            }
+            rounds
+        })
+    });
+    let leader = cluster.leader();
+    let in_turn = (0..3).filter(|at| *at != leader).chain([leader]);
+    for at in in_turn {
+        cluster.kill(at);
+        cluster.restart(at);
+        assert!(holds.process.runs() && lives(pid), "after agent {at}: {}", holds.process.err());
+        assert_eq!(cluster.holder("orders")["token"], token.to_string());
+    }
+    done.store(true, Ordering::Relaxed);
+    let rounds: Vec<u32> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+    assert!(rounds.iter().all(|rounds| *rounds > 3), "{rounds:?}");
+    holds.process.signal(Signal::TERM);
+    assert_eq!(holds.process.ended().code, 128 + 15);
 }
 
 #[test]

@@ -45,6 +45,7 @@ mod model;
 mod name;
 mod plan;
 mod provider;
+mod quotas;
 mod raft;
 mod replica;
 mod runtime;
@@ -81,6 +82,7 @@ pub use crate::{
     mode::Mode,
     name::{AgentName, Name, NameError},
     provider::{LeaseGuard, LocalLease, RaftLease, WriteLease, WriteLeaseProvider},
+    quotas::Quotas,
     session::{LeaseLost, LossReason},
     storage::StorageError,
     time::{Drift, DriftError, Moment},

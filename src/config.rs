@@ -283,6 +283,18 @@ pub enum ConfigFault {
         /// The maximum.
         max: Duration,
     },
+    /// A quota out of its bounds.
+    #[error("the quota {what} is {asked}; it must be from {least} to {most}")]
+    Quota {
+        /// Which one.
+        what: &'static str,
+        /// What was asked.
+        asked: usize,
+        /// The least.
+        least: usize,
+        /// The most.
+        most: usize,
+    },
     /// The default ttl.
     #[error(transparent)]
     Ttl(#[from] TtlError),

@@ -47,6 +47,7 @@ mod model;
 mod name;
 mod plan;
 mod provider;
+mod quotas;
 mod raft;
 mod replica;
 mod runtime;
@@ -83,6 +84,7 @@ pub use crate::{
     mode::Mode,
     name::{AgentName, Name, NameError},
     provider::{LeaseGuard, LocalLease, RaftLease, WriteLease, WriteLeaseProvider},
+    quotas::Quotas,
     session::{LeaseLost, LossReason},
     storage::StorageError,
     time::{Drift, DriftError, Moment},

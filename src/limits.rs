@@ -65,8 +65,8 @@ pub const ENTRY_BYTES_MAX: usize = 15 * 1024;
 
 /// The most requests that one connection has in flight.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 1_024;
-/// The most connections that an agent accepts at once.
-pub const CONNECTIONS_MAX: usize = 1_024;
+/// So many addresses are remembered with how calls to them fare; beyond them, those that are not in use are forgotten.
+pub const LINKS_MAX: usize = 1_024;
 /// The most applied changes that an agent remembers: a watcher that asks for older ones is told that it lags.
 pub const WATCH_BACKLOG_MAX: usize = 16_384;
 /// About the most bytes that they take.
@@ -88,8 +88,6 @@ pub const RECORD_BYTES_MAX: usize = 4 * 1024;
 pub const UNSYNCED_BYTES_MAX: usize = 64 * 1024;
 /// How many keys a purge removes between two groups of writes.
 pub const PURGE_KEYS_MAX: usize = 64;
-/// The most connections whose handshake an agent has under way at once; it closes what comes beyond them.
-pub const HANDSHAKES_MAX: usize = 256;
 /// What one of [`REQUESTS_IN_FLIGHT_MAX`] stands for in bytes: a request that is larger counts as several, so that
 /// requests in flight are bounded in bytes as well.
 pub const FLIGHT_UNIT_BYTES: usize = 32 * 1024;

@@ -14,6 +14,7 @@ use crate::{
     limits::{FOUNDERS_MAX, VOTERS_MAX},
     name::AgentName,
     plan::Care,
+    quotas::Quotas,
     runtime,
     transport::InProcessNetwork,
 };
@@ -43,6 +44,7 @@ const DEAD_ELECTIONS: u32 = 10;
 /// | [`voters_max`](Self::voters_max) | 5 | how many members vote, at most |
 /// | [`dead_after`](Self::dead_after) | 30 s | after what silence a voter is replaced |
 /// | [`forget_after`](Self::forget_after) | 5 min | after what silence an observer is removed |
+/// | [`quotas`](Self::quotas) | [`Quotas::default`] | what one peer, and all together, may take of the agent |
 /// | [`ttl`](Self::ttl) | 10 s | the ttl of a lease for which none is asked |
 /// | [`start_within`](Self::start_within) | without end | how long to wait for the other founders |
 /// | [`clock`](Self::clock) | [`SystemClock`] | the clock by which leases run out |
@@ -175,6 +177,13 @@ impl Builder {
         self
     }
 
+    /// What one peer, and all of them together, may take of this agent: connections, requests, leases and more. The
+    /// simulated network, and the one inside a process, have no connections to count.
+    pub fn quotas(mut self, quotas: Quotas) -> Self {
+        self.ground.quotas = quotas;
+        self
+    }
+
     /// Gives up starting after this long, with [`StartError::NotReady`].
     pub fn start_within(mut self, span: Duration) -> Self {
         self.start_within = Some(span);
@@ -253,6 +262,7 @@ impl Builder {
             faults.push(ConfigFault::DeadAfter { dead_after, least, forget_after });
         }
         self.timing.faults(&mut faults);
+        self.ground.quotas.faults(&mut faults);
         match name {
             Some(name) if faults.is_empty() => Ok(Checked {
                 name,

@@ -13,6 +13,7 @@ use crate::{
     error::StartError,
     id::{ClusterId, NodeId},
     name::AgentName,
+    quotas::Quotas,
     raft::Compaction,
     replica::Applied,
     runtime::{self, watch},
@@ -63,6 +64,8 @@ pub(super) struct Ground {
     pub(super) data_dir: Option<PathBuf>,
     /// `None`: TCP.
     pub(super) network: Option<InProcessNetwork>,
+    /// What others may take of it.
+    pub(super) quotas: Quotas,
 }
 
 /// What storage has of a member.
@@ -103,7 +106,10 @@ impl Ground {
         }
         Ok(match &self.network {
             Some(network) => Arc::new(network.bind(listen, identity)?),
-            None => Arc::new(TcpTransport::bind(listen, identity, Settings::default()).await?),
+            None => Arc::new(
+                TcpTransport::bind(listen, identity, Settings { quotas: self.quotas, ..Settings::default() })
+                    .await?,
+            ),
         })
     }
 

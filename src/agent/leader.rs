@@ -29,6 +29,7 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
+use super::ledger::Ledger;
 use crate::{
     clock::{self, Clock},
     deadlines::{Deadlines, Renewal, Wake},
@@ -36,10 +37,12 @@ use crate::{
     id::LeaseId,
     limits::EXPIRE_MAX,
     message::{Failure, Gone, Verdict},
+    name::AgentName,
+    quotas::Quotas,
     raft::{Confirmed, Consensus, ConsensusError},
     replica::Replica,
     runtime,
-    table::{Command, Entry, Event},
+    table::{Acquire, Command, Entry, Event},
     tasks::Tasks,
     time::{Drift, Moment},
     token::Token,
@@ -67,7 +70,22 @@ pub(crate) struct Leader {
     /// When the timer means to wake; [`Moment::NEVER`] while it is awake.
     asked: Mutex<Moment>,
     barrier: Mutex<Barrier>,
+    quotas: Quotas,
+    /// Kept up like the deadlines; locked after them.
+    ledger: Mutex<Ledger>,
     tasks: Tasks,
+}
+
+/// An acquire that counts as under way.
+pub(crate) struct Counted<'a> {
+    ledger: &'a Mutex<Ledger>,
+    agent: AgentName,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        lock(self.ledger).over(&self.agent);
+    }
 }
 
 /// The deadlines of the term that this node leads.
@@ -113,6 +131,7 @@ impl Leader {
         clock: Arc<dyn Clock>,
         drift: Drift,
         patience: Duration,
+        quotas: Quotas,
         tasks: Tasks,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -127,6 +146,8 @@ impl Leader {
             awaited: AtomicU64::new(0),
             asked: Mutex::new(Moment::NEVER),
             barrier: Mutex::default(),
+            quotas,
+            ledger: Mutex::default(),
             tasks,
         })
     }
@@ -177,6 +198,7 @@ impl Leader {
                         fresh.revoked(&id);
                     }
                     kept.now = Some(fresh);
+                    lock(&self.ledger).restart(table);
                     self.wake.notify_one();
                 }
             }
@@ -195,6 +217,7 @@ impl Leader {
         }
         let mut guard = lock(&self.deadlines);
         let Some(deadlines) = guard.now.as_mut() else { return };
+        lock(&self.ledger).applied(events);
         let now = self.clock.now();
         let mut began = false;
         for event in events {
@@ -228,6 +251,16 @@ impl Leader {
                 self.wake.notify_one();
             }
         }
+    }
+
+    /// Whether the quotas let this acquire be proposed. It counts as under way until what is returned is dropped.
+    ///
+    /// # Errors
+    /// Which quota is used up, and what to do.
+    pub(crate) fn count(&self, acquire: &Acquire) -> Result<Option<Counted<'_>>, String> {
+        let reading = self.replica.read();
+        let counts = lock(&self.ledger).begin(acquire, reading.table(), &self.quotas)?;
+        Ok(counts.then(|| Counted { ledger: &self.ledger, agent: acquire.agent.agent.clone() }))
     }
 
     /// A snapshot replaced the table: a leader never installs one, so this node has been deposed.

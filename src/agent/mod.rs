@@ -19,6 +19,7 @@ mod ground;
 mod history;
 mod hub;
 mod leader;
+mod ledger;
 mod node;
 mod place;
 mod route;
@@ -237,13 +238,14 @@ impl Agent {
     /// after the lease `after`, and whether there are more. Each page is linearizable by itself. Cancel-safe.
     ///
     /// # Errors
-    /// [`ReadError`] when no leader confirmed within 10 s.
+    /// [`ReadError`] when no leader confirmed within 10 s, and [`ReadError::Name`] when no name can begin so.
     pub async fn leases(
         &self,
         prefix: &str,
         after: Option<(&Name, Token)>,
         limit: usize,
     ) -> Result<(Vec<(Name, HolderInfo)>, bool), ReadError> {
+        Filter::prefix(prefix)?;
         self.node().catch_up(READ_AT_MOST).await.map_err(read_error)?;
         let (leases, more) = self.node().page(prefix, after, limit);
         Ok((leases.into_iter().map(|(name, held)| (name, held.into())).collect(), more))

@@ -15,7 +15,7 @@ use crate::{
     flaw::planted,
     id::NodeId,
     lease::{Answered, Attempts, failure_of_call},
-    limits::{METADATA_BYTES_MAX, REASON_BYTES_MAX},
+    limits::REASON_BYTES_MAX,
     message::{Failure, LEAD, Request, Response},
     raft::{Consensus, ConsensusError},
     runtime,
@@ -113,6 +113,7 @@ impl Router {
 
     /// Serves as the leader, or says that this node isn't. `arrived` is the clock when the request arrived.
     pub(crate) async fn lead(&self, request: Request, arrived: Moment) -> Response {
+        let mut counted = None;
         let command = match request {
             Request::Renew { leases } => {
                 return match self.leader.renew(arrived, &leases).await {
@@ -137,14 +138,14 @@ impl Router {
                     Err(failure) => Response::Failed(self.with_address(failure)),
                 };
             }
-            // Checked before it is in the log: an entry larger than a frame would wedge replication.
-            Request::Acquire(acquire) if acquire.metadata.len() > METADATA_BYTES_MAX => {
-                return Response::Failed(Failure::Refused(format!(
-                    "{} bytes of metadata, the most is {METADATA_BYTES_MAX}; store it elsewhere and keep a reference",
-                    acquire.metadata.len()
-                )));
+            Request::Acquire(acquire) => {
+                // Before it is in the log, where an entry larger than a frame would wedge replication.
+                counted = match self.leader.count(&acquire) {
+                    Ok(counted) => counted,
+                    Err(quota) => return Response::Failed(Failure::Refused(quota)),
+                };
+                Command::Acquire(acquire)
             }
-            Request::Acquire(acquire) => Command::Acquire(acquire),
             Request::Release { lease_id } => Command::Release { lease_id },
             Request::Cancel { lease_id } => Command::Cancel { lease_id },
             Request::Transfer { lease_id, to, attempt } => Command::Transfer { lease_id, to, attempt },
@@ -172,7 +173,9 @@ impl Router {
             drop(runtime::spawn(async move { drop(consensus.propose(entry).await) }));
             return Response::Outcome(Outcome::Released { next: None });
         }
-        match self.consensus.propose(entry).await {
+        let proposed = self.consensus.propose(entry).await;
+        drop(counted);
+        match proposed {
             Ok(outcome) => Response::Outcome(outcome),
             Err(error) => Response::Failed(self.with_address(failure_of(error))),
         }

@@ -16,6 +16,7 @@ use crate::{
     lease::Requester as _,
     limits::{ASK_MAX, QUESTION_BYTES_MAX},
     message::{ASK, Asking, FOUND, LEAD, Request, Response, code},
+    name::AgentName,
     raft, runtime,
     transport::{Caller, Handler, Method, Refusal, Role},
 };
@@ -62,6 +63,11 @@ fn members_only(caller: &Caller) -> Result<(), Refusal> {
     }
 }
 
+fn not_for_another(caller: &Caller, other: &AgentName) -> Refusal {
+    let text = format!("{} asks in the name of {other}; each asks in its own", caller.agent);
+    Refusal::new(code::NOT_PERMITTED, text)
+}
+
 #[async_trait]
 impl Handler for Service {
     async fn handle(&self, caller: &Caller, method: Method, payload: Bytes) -> Result<Bytes, Refusal> {
@@ -76,6 +82,13 @@ impl Handler for Service {
                             let text = "a member joins and departs for itself alone";
                             return Err(Refusal::new(code::NOT_PERMITTED, text));
                         }
+                    }
+                    // An agent speaks for those who talk to it, to the leader; to an agent each speaks for itself.
+                    Request::Acquire(acquire) if acquire.agent.agent != caller.agent => {
+                        return Err(not_for_another(caller, &acquire.agent.agent));
+                    }
+                    Request::Revoke { by, .. } if *by != caller.agent => {
+                        return Err(not_for_another(caller, by));
                     }
                     Request::Leave => {
                         return Ok(codec::encode(&Response::from(node.depart_and_stop().await)).into());

@@ -176,6 +176,7 @@ impl Starting {
             settings.clock.clone(),
             timing.clock_drift_max,
             patience,
+            settings.ground.quotas,
             self.tasks.clone(),
         );
         let caretaker = Caretaker::new(

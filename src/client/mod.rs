@@ -187,13 +187,14 @@ impl Client {
     /// after the lease `after`, and whether there are more. Each page is linearizable by itself. Cancel-safe.
     ///
     /// # Errors
-    /// [`ReadError`] when no agent could answer within 10 s.
+    /// [`ReadError`] when no agent could answer within 10 s, and [`ReadError::Name`] when no name can begin so.
     pub async fn leases(
         &self,
         prefix: &str,
         after: Option<(&Name, Token)>,
         limit: usize,
     ) -> Result<(Vec<(Name, HolderInfo)>, bool), ReadError> {
+        Filter::prefix(prefix)?;
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         let request = Request::Leases {
             prefix: prefix.to_owned(),

@@ -394,6 +394,19 @@ impl Table {
         })
     }
 
+    /// Whose every lease and every place in a queue is, once for each.
+    pub(crate) fn all_holders(&self) -> impl Iterator<Item = &Holder> + '_ {
+        self.names.values().flat_map(|slot| {
+            let holders = slot.holders.iter().map(|lease| &*lease.holder);
+            holders.chain(slot.queue.iter().map(|waiter| &*waiter.holder))
+        })
+    }
+
+    /// How many wait for this name.
+    pub(crate) fn waiters_for(&self, name: &Name) -> usize {
+        self.names.get(name).map_or(0, |slot| slot.queue.len())
+    }
+
     /// The lease on this name, or of several the one that was granted first.
     pub(crate) fn holder(&self, name: &Name) -> Option<LeaseView<'_>> {
         self.holders(name).next()

@@ -12,9 +12,10 @@ use tokio::{
 use super::{
     frame::{Frame, FrameError},
     handshake::{self, Malformed},
+    tcp::Share,
 };
 use crate::{
-    limits::{FLIGHT_UNIT_BYTES, REQUESTS_IN_FLIGHT_MAX, SOCKET_BATCH_BYTES},
+    limits::{FLIGHT_UNIT_BYTES, FRAME_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX, SOCKET_BATCH_BYTES},
     runtime::{Either, select2, sleep, timeout},
 };
 
@@ -44,6 +45,8 @@ pub(crate) async fn room(of: &Arc<Semaphore>, units: u32) -> Result<OwnedSemapho
 pub(super) struct Outgoing {
     frame: Frame,
     _room: OwnedSemaphorePermit,
+    /// What it is counted in beside that.
+    _share: Option<Share>,
 }
 
 /// The frames that wait for the socket: a bounded number, and a bounded number of bytes.
@@ -67,15 +70,20 @@ impl Outbox {
 
     /// Queues a frame, when there is room. Dropped while it waits, it has queued nothing.
     pub(super) async fn push(&self, frame: Frame) -> Result<(), Closed> {
+        self.push_counted(frame, None).await
+    }
+
+    /// As [`push`](Self::push); what it is counted in is free when the frame is written, or lost.
+    pub(super) async fn push_counted(&self, frame: Frame, share: Option<Share>) -> Result<(), Closed> {
         let room = room(&self.room, units(frame.payload.len())).await?;
-        let outgoing = Outgoing { frame, _room: room };
+        let outgoing = Outgoing { frame, _room: room, _share: share };
         self.queue.try_send(outgoing).map_err(|_| Closed)
     }
 
     /// Queues a frame that may as well be left out, if there is room at once.
     pub(super) fn offer(&self, frame: Frame) {
         if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(units(frame.payload.len())) {
-            let _ = self.queue.try_send(Outgoing { frame, _room: room });
+            let _ = self.queue.try_send(Outgoing { frame, _room: room, _share: None });
         }
     }
 }
@@ -157,6 +165,8 @@ pub(super) enum ReadError {
     CutShort,
     #[error("{0}")]
     Failed(#[from] io::Error),
+    #[error("it sent a frame of {bytes} bytes; the quota `request_bytes` is {most}")]
+    TooLong { bytes: usize, most: usize },
     #[error("it sent {0}")]
     Malformed(#[from] FrameError),
     #[error("nothing came for {silence:?}, not even the answer to a ping")]
@@ -173,6 +183,7 @@ pub(super) struct FrameReader<R> {
     alarm: Alarm,
     heard: bool,
     quiet_ticks: u32,
+    frame_bytes_max: usize,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
@@ -184,13 +195,25 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             alarm: Box::pin(sleep(keepalive)),
             heard: true,
             quiet_ticks: 0,
+            frame_bytes_max: FRAME_BYTES_MAX,
         }
+    }
+
+    /// Takes no frame that is larger than this.
+    pub(super) fn taking(mut self, frame_bytes_max: Option<usize>) -> Self {
+        self.frame_bytes_max = frame_bytes_max.unwrap_or(FRAME_BYTES_MAX);
+        self
     }
 
     /// The next frame or tick. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Result<Event, ReadError> {
         loop {
-            let wanted = match Frame::take(&mut self.buffer)? {
+            let taken = Frame::take(&mut self.buffer)?;
+            let bytes = taken.as_ref().map_or_else(|wanted| *wanted, Frame::bytes);
+            if bytes > self.frame_bytes_max {
+                return Err(ReadError::TooLong { bytes, most: self.frame_bytes_max });
+            }
+            let wanted = match taken {
                 Ok(frame) => return Ok(Event::Frame(frame)),
                 Err(wanted) => wanted,
             };

@@ -1,5 +1,6 @@
 //! The network between processes: TCP.
 
+mod guests;
 mod link;
 mod server;
 
@@ -13,26 +14,26 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
-use self::link::Link;
+pub(super) use self::guests::Share;
+use self::{guests::Guests, link::Link};
 use super::{
     Handler, Identity, Lane, Method, Peer, Transport,
     error::{BindError, CallError, request_bytes_max},
 };
 use crate::{
-    limits::{CONNECTIONS_MAX, HANDSHAKES_MAX},
+    limits::LINKS_MAX,
+    quotas::Quotas,
     runtime::{self, timeout, watch},
 };
 
-/// How patient a TCP transport is. All of it is about noticing and recovering; no lease rule depends on it.
+/// How patient a TCP transport is. All of it is about noticing and recovering, and about
+/// what is let in; no lease rule depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// For looking up a name, and for connecting. Default 1 s. Short: a peer that is down costs its callers this much.
@@ -50,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) backoff_min: Duration,
     /// The longest pause. Default 1 s: a lease cluster wants its peers back soon.
     pub(crate) backoff_max: Duration,
+    /// What those who connect may take.
+    pub(crate) quotas: Quotas,
 }
 
 impl Default for Settings {
@@ -62,6 +65,7 @@ impl Default for Settings {
             idle_close: Duration::from_secs(300),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),
+            quotas: Quotas::default(),
         }
     }
 }
@@ -72,9 +76,8 @@ struct Shared {
     settings: Settings,
     /// One link for each address and lane that was ever called, in the order of [`Lane::ALL`].
     links: Mutex<BTreeMap<String, [Arc<Link>; Lane::ALL.len()]>>,
-    /// What bounds the connections that are accepted.
-    connections: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
+    /// Those who have connected.
+    guests: Arc<Guests>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -87,7 +90,7 @@ impl Shared {
     fn link(&self, address: &str, lane: Lane) -> Arc<Link> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         if !links.contains_key(address) {
-            if links.len() >= CONNECTIONS_MAX {
+            if links.len() >= LINKS_MAX {
                 links.retain(|_, lanes| lanes.iter().any(|link| !link.is_idle()));
             }
             links.insert(address.to_owned(), Lane::ALL.map(|lane| Arc::new(Link::new(address, lane))));
@@ -142,10 +145,9 @@ impl TcpTransport {
         let (listener, address) = bound.unzip();
         let shared = Arc::new(Shared {
             identity,
+            guests: Guests::new(settings.quotas),
             settings,
             links: Mutex::new(BTreeMap::new()),
-            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });

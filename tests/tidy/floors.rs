@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("mode", 0),
     ("limits", 0),
     ("config", 0),
+    ("quotas", 0),
     ("codec", 0),
     ("dense", 0),
     ("fault_point", 0),

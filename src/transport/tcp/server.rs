@@ -1,8 +1,8 @@
 //! The answering side: accepts, greets, and runs what is asked.
 //!
-//! Whoever connects is a stranger until the handshake is done: it costs a bounded buffer, one of
-//! [`HANDSHAKES_MAX`](crate::limits::HANDSHAKES_MAX) places and at most the handshake's time, and one line in the log.
-//! What lies beyond the places is closed at once, so that strangers can't use up the connections of those who are known.
+//! Whoever connects is a stranger until the handshake is done: it costs a bounded buffer, one of the places for handshakes
+//! and at most the handshake's time, and one line in the log. What lies beyond the places is closed at once, so that
+//! strangers can't use up the connections of those who are known. What these may have in hand, `guests.rs` counts.
 
 use std::{net::SocketAddr, sync::Arc, task::Poll, time::Duration};
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -23,15 +23,18 @@ use super::{
         pipe::{self, Closed, Event, FrameReader, Outbox},
         serving::{self, Answer},
     },
-    Shared, set_up,
+    Shared,
+    guests::{Full, Greeting, Seat},
+    set_up,
 };
-use crate::{
-    limits::CONNECTIONS_MAX,
-    runtime::{Either, select2, sleep, timeout},
-};
+use crate::runtime::{Either, select2, sleep, timeout};
 
 /// How long the accepting task rests after an error: out of file descriptors, mostly, which only time heals.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is said instead of an answer that finds no room.
+const UNREAD: &str = "the answers that are not read yet fill the quota `answer_bytes_per_peer`, or `answer_bytes`; ask for less \
+                      at once, and read faster";
 
 /// Accepts until the transport stops.
 pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, handler: Arc<dyn Handler>) {
@@ -42,7 +45,7 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, handler: 
             match listener.accept().await {
                 Ok((stream, remote)) => {
                     failing = false;
-                    let Ok(place) = Arc::clone(&shared.handshakes).try_acquire_owned() else {
+                    let Some(place) = shared.guests.greet(remote.ip()) else {
                         tracing::debug!(%remote, "closed a connection: too many handshakes are under way");
                         continue;
                     };
@@ -75,13 +78,13 @@ async fn receive(
     mut stream: TcpStream,
     remote: SocketAddr,
     handler: Arc<dyn Handler>,
-    place: OwnedSemaphorePermit,
+    place: Greeting,
     stop: &CancellationToken,
 ) {
     let within = shared.settings.handshake_within;
     let greeted = timeout(within, greet(shared, &mut stream, remote, &*handler)).await;
     drop(place);
-    let (caller, _connection) = match greeted {
+    let (caller, seat) = match greeted {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(why)) => {
             tracing::warn!(%remote, %why, "refused a connection");
@@ -102,9 +105,15 @@ async fn receive(
             stop.cancel();
         }
     });
-    let reader = FrameReader::new(reader, shared.settings.keepalive);
-    let desk =
-        Desk { shared: Arc::clone(shared), handler, caller: Arc::new(caller), outbox, stop: stop.clone() };
+    let reader = FrameReader::new(reader, shared.settings.keepalive).taking(seat.frame_bytes_max());
+    let desk = Desk {
+        shared: Arc::clone(shared),
+        handler,
+        caller: Arc::new(caller),
+        outbox,
+        seat: Arc::new(seat),
+        stop: stop.clone(),
+    };
     let why = desk.answer(reader).await;
     tracing::debug!(%remote, peer = %desk.caller.agent, why, "a connection ended");
 }
@@ -115,7 +124,7 @@ async fn greet(
     stream: &mut TcpStream,
     remote: SocketAddr,
     handler: &dyn Handler,
-) -> Result<(Caller, OwnedSemaphorePermit), String> {
+) -> Result<(Caller, Seat), String> {
     set_up(stream).map_err(|error| error.to_string())?;
     let (head, body) = pipe::read_greeting(stream).await.map_err(|malformed| malformed.0)?;
     let ours = shared.identity.borrow().clone();
@@ -124,16 +133,16 @@ async fn greet(
             handler
                 .admit(&caller)
                 .map_err(|refusal| Rejection { code: RejectCode::Caller, text: refusal.text })?;
-            let connection = Arc::clone(&shared.connections).try_acquire_owned().map_err(|_| Rejection {
-                code: RejectCode::TooManyConnections,
-                text: format!("this agent has {CONNECTIONS_MAX} connections already; ask another one"),
-            })?;
-            Ok((caller, version, connection))
+            let seat = shared
+                .guests
+                .seat(&caller)
+                .map_err(|text| Rejection { code: RejectCode::TooManyConnections, text })?;
+            Ok((caller, version, seat))
         });
     match verdict {
-        Ok((caller, version, connection)) => {
+        Ok((caller, version, seat)) => {
             stream.write_all(&handshake::welcome(&ours, version)).await.map_err(|error| error.to_string())?;
-            Ok((caller, connection))
+            Ok((caller, seat))
         }
         Err(rejection) => {
             let told = async {
@@ -152,6 +161,7 @@ struct Desk {
     handler: Arc<dyn Handler>,
     caller: Arc<Caller>,
     outbox: Outbox,
+    seat: Arc<Seat>,
     stop: CancellationToken,
 }
 
@@ -206,21 +216,23 @@ impl Desk {
     /// too. A caller of ours never gets there, unless it gave up calls before their time.
     async fn begin(&self, frame: Frame, flight: &Arc<Semaphore>) -> Result<(), Closed> {
         let units = pipe::units(frame.payload.len());
-        let Ok(slot) = Arc::clone(flight).try_acquire_many_owned(units) else {
+        let (Ok(slot), Ok(share)) =
+            (Arc::clone(flight).try_acquire_many_owned(units), self.seat.request(units))
+        else {
             return self.outbox.push(Frame::plain(Kind::Busy, frame.call, Bytes::new())).await;
         };
         let (call, within) = (frame.call, frame.within());
         let (handler, caller) = (Arc::clone(&self.handler), Arc::clone(&self.caller));
         let mut running = serving::run(handler, caller, frame.method, frame.payload, within);
         match serving::begin(&mut running).await {
-            Poll::Ready(answer) => reply(&self.outbox, call, answer).await,
+            Poll::Ready(answer) => reply(&self.outbox, &self.seat, call, answer).await,
             Poll::Pending => {
-                let (outbox, stop) = (self.outbox.clone(), self.stop.clone());
+                let (outbox, seat, stop) = (self.outbox.clone(), Arc::clone(&self.seat), self.stop.clone());
                 self.shared.spawn(async move {
                     let finished = async {
                         let answer = running.await;
-                        let _ = reply(&outbox, call, answer).await;
-                        drop(slot);
+                        let _ = reply(&outbox, &seat, call, answer).await;
+                        drop((slot, share));
                     };
                     select2(stop.cancelled(), finished).await;
                 });
@@ -230,9 +242,15 @@ impl Desk {
     }
 }
 
-async fn reply(outbox: &Outbox, call: u64, answer: Option<Answer>) -> Result<(), Closed> {
+async fn reply(outbox: &Outbox, seat: &Seat, call: u64, answer: Option<Answer>) -> Result<(), Closed> {
     let frame = match answer {
-        Some(Answer::Response(response)) => Frame::plain(Kind::Response, call, response),
+        Some(Answer::Response(response)) => match seat.answer(response.len()) {
+            Ok(share) => {
+                return outbox.push_counted(Frame::plain(Kind::Response, call, response), share).await;
+            }
+            // It is let go: what its caller, and others, have not read yet fills all that answers may take.
+            Err(Full) => Frame::plain(Kind::Failed, call, UNREAD.into()),
+        },
         Some(Answer::Refusal(refusal)) => Frame::refusal(call, &refusal),
         Some(Answer::Failed(detail)) => Frame::plain(Kind::Failed, call, detail.into()),
         None => return Ok(()),

@@ -12,7 +12,7 @@ use super::{
     super::frame::{Frame, Kind},
     *,
 };
-use crate::limits::{HANDSHAKES_MAX, REQUESTS_IN_FLIGHT_MAX};
+use crate::limits::REQUESTS_IN_FLIGHT_MAX;
 
 /// As impatient as a loaded test machine allows.
 fn impatient() -> Settings {
@@ -168,12 +168,18 @@ async fn who_says_nothing_or_trickles_is_closed_when_the_handshakes_time_is_up()
     assert_eq!(log.lines(), 2, "{:?}", log.0);
 }
 
+/// With the quotas of an agent that has none of its own, but for these.
+fn strict(quotas: Quotas) -> Settings {
+    Settings { quotas, ..brisk() }
+}
+
 #[tokio::test]
 async fn many_silent_strangers_take_a_bounded_number_of_places() {
-    let settings = Settings { handshake_within: AMPLE, ..brisk() };
+    let quotas = Quotas { handshakes: 7, handshakes_per_host: 5, ..Quotas::default() };
+    let settings = Settings { handshake_within: AMPLE, ..strict(quotas) };
     let server = server(Script::new(), settings).await;
     let mut strangers = Vec::new();
-    for _ in 0..HANDSHAKES_MAX {
+    for _ in 0..quotas.handshakes_per_host {
         strangers.push(connect(&server).await);
     }
     // There is no place for this one, so it is closed at once and not in 20 seconds.
@@ -182,7 +188,99 @@ async fn many_silent_strangers_take_a_bounded_number_of_places() {
     // One leaves, and there is a place again.
     drop(strangers.pop());
     let caller = TcpTransport::caller(fixed(client()), brisk());
-    within(async { while echo(&caller, &to(&server)).await.is_err() {} }).await;
+    within(async {
+        while echo(&caller, &to(&server)).await.is_err() {
+            // A call that fails at once waits for nothing, and the connection's task is of this thread too.
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_peer_of_many_connections_is_refused_by_name_and_others_are_not() {
+    let quotas = Quotas { connections_per_peer: 3, ..Quotas::default() };
+    let server = server(Script::new(), strict(quotas)).await;
+    let mut kept = Vec::new();
+    for _ in 0..quotas.connections_per_peer {
+        kept.push(greeted(&server).await);
+    }
+    let caller = TcpTransport::caller(fixed(client()), brisk());
+    let reason = not_sent(echo(&caller, &to(&server)).await);
+    assert!(matches!(reason, NotSent::Rejected { code: RejectCode::TooManyConnections, .. }), "{reason}");
+    assert!(reason.to_string().contains("connections_per_peer"), "{reason}");
+    let another = Identity { agent: AgentName::new("another").unwrap(), ..client() };
+    echo(&TcpTransport::caller(fixed(another), brisk()), &to(&server)).await.unwrap();
+    drop(kept);
+    within(async {
+        while echo(&caller, &to(&server)).await.is_err() {
+            // A call that fails at once waits for nothing, and the connection's task is of this thread too.
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_floods_over_several_connections_is_busy_on_all_of_them_and_others_are_served() {
+    let quotas = Quotas { requests_per_peer: 10, ..Quotas::default() };
+    let script = Script::new();
+    let server = server(script.clone(), strict(quotas)).await;
+    let flood: Vec<u8> = (0..10).flat_map(|call| request(GATE, call)).collect();
+    let mut one = greeted(&server).await;
+    one.write_all(&flood).await.unwrap();
+    script.has_begun(10).await;
+    let mut two = greeted(&server).await;
+    two.write_all(&flood).await.unwrap();
+    let mut buffer = BytesMut::new();
+    for call in 0..10 {
+        let frame = next_frame(&mut two, &mut buffer).await;
+        assert_eq!((frame.kind, frame.call), (Kind::Busy, call));
+    }
+    let another = Identity { agent: AgentName::new("another").unwrap(), ..client() };
+    echo(&TcpTransport::caller(fixed(another), brisk()), &to(&server)).await.unwrap();
+    assert_eq!(script.begun(), 11);
+}
+
+#[tokio::test]
+async fn a_clients_frames_are_as_large_as_questions_are() {
+    let server = server(Script::new(), strict(Quotas::default())).await;
+    let caller = TcpTransport::caller(fixed(client()), brisk());
+    let send = async |bytes| {
+        caller.call(&to(&server), Lane::Control, ECHO, Bytes::from(vec![7; bytes]), AMPLE).await
+    };
+    let most = Quotas::default().request_bytes;
+    assert_eq!(send(most - 64).await.unwrap().len(), most - 64);
+    assert!(matches!(unknown(send(most).await), Unanswered::ConnectionLost { .. }));
+    // A member's are not bounded by it: entries and snapshots are larger.
+    let member = TcpTransport::caller(fixed(member("other", 2, 1)), brisk());
+    let large = Bytes::from(vec![7; 4 * most]);
+    member.call(&to(&server), Lane::Control, ECHO, large, AMPLE).await.unwrap();
+}
+
+#[tokio::test]
+async fn answers_that_are_not_read_are_let_go_beyond_their_share() {
+    const LARGE: usize = 4 << 20;
+    // Two of them fit.
+    let quotas = Quotas { answer_bytes_per_peer: 10 << 20, request_bytes: 8 << 20, ..Quotas::default() };
+    let script = Script::new();
+    let server = server(script.clone(), Settings { write_stall: AMPLE, ..strict(quotas) }).await;
+    let mut stream = greeted(&server).await;
+    let large = |call| whole(&Frame::request(ECHO, call, AMPLE, Bytes::from(vec![0; LARGE])));
+    for call in 0..8 {
+        within(stream.write_all(&large(call))).await.unwrap();
+    }
+    script.has_begun(8).await;
+    let mut buffer = BytesMut::new();
+    let mut kinds = Vec::new();
+    for _ in 0..8 {
+        kinds.push(next_frame(&mut stream, &mut buffer).await.kind);
+    }
+    let failed = kinds.iter().filter(|kind| **kind == Kind::Failed).count();
+    assert!((1..=6).contains(&failed), "{kinds:?}");
+    // What was read is free again.
+    stream.write_all(&large(9)).await.unwrap();
+    assert_eq!(next_frame(&mut stream, &mut buffer).await.kind, Kind::Response);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use std::sync::{
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::runtime::watch;
+use crate::{limits::FRAME_BYTES_MAX, quotas::Quotas, runtime::watch};
 
 /// What the tests' handler is asked for.
 const ECHO: Method = Method(0);
@@ -106,9 +106,11 @@ fn client() -> Identity {
     Identity { cluster: None, node: None, role: Role::Client, agent: AgentName::new("client").unwrap() }
 }
 
-/// As by default, with short pauses after failures: the tests wait for them.
+/// As by default, with short pauses after failures: the tests wait for them. And a client may send what a member may, so
+/// that the contract is the same on all networks.
 fn brisk() -> Settings {
     Settings {
+        quotas: Quotas { request_bytes: FRAME_BYTES_MAX, ..Quotas::default() },
         backoff_min: Duration::from_millis(1),
         backoff_max: Duration::from_millis(10),
         ..Settings::default()

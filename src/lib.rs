@@ -47,6 +47,7 @@ mod plan;
 mod provider;
 mod raft;
 mod replica;
+mod role;
 mod runtime;
 mod session;
 mod storage;
@@ -66,7 +67,7 @@ pub use crate::{
     client::{Client, ClientBuilder},
     clock::{Clock, ManualClock, SystemClock},
     codec::CodecError,
-    config::{ConfigError, ConfigFault, Timing, TtlError},
+    config::{ConfigError, ConfigFault, Timing, TlsError, TlsFault, TtlError},
     error::{
         AccessError, AcquireError, ConnectError, Error, MemberError, ReadError, ReleaseError, RenewError,
         Result, RevokeError, StartError, TransferError, WriteLost,
@@ -81,12 +82,16 @@ pub use crate::{
     mode::Mode,
     name::{AgentName, Name, NameError},
     provider::{LeaseGuard, LocalLease, RaftLease, WriteLease, WriteLeaseProvider},
+    role::{Role, RoleError},
     session::{LeaseLost, LossReason},
     storage::StorageError,
     time::{Drift, DriftError, Moment},
     token::Token,
     transport::{BindError, InProcessNetwork},
 };
+
+#[cfg(feature = "tls")]
+pub use crate::transport::{Certificate, Tls};
 
 #[cfg(feature = "metrics")]
 pub mod metrics;

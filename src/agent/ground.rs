@@ -17,7 +17,7 @@ use crate::{
     replica::Applied,
     runtime::{self, watch},
     storage::{self, DataDir, DiskJournal, Journal, MemoryJournal, Options, Recovered, StorageError},
-    transport::{BindError, Identity, InProcessNetwork, Settings, TcpTransport, Transport},
+    transport::{BindError, Identity, InProcessNetwork, Security, Settings, TcpTransport, Transport},
 };
 
 /// A network and a storage that are simulated.
@@ -63,6 +63,8 @@ pub(super) struct Ground {
     pub(super) data_dir: Option<PathBuf>,
     /// `None`: TCP.
     pub(super) network: Option<InProcessNetwork>,
+    /// Of TCP.
+    pub(super) security: Security,
 }
 
 /// What storage has of a member.
@@ -77,6 +79,15 @@ pub(super) struct Opened {
 }
 
 impl Ground {
+    /// Whether others than this process could be at the other end.
+    pub(super) fn is_tcp(&self) -> bool {
+        #[cfg(feature = "chaos")]
+        if self.site.is_some() {
+            return false;
+        }
+        self.network.is_none()
+    }
+
     /// Whether what is written outlives the process.
     pub(super) fn is_durable(&self) -> bool {
         #[cfg(feature = "chaos")]
@@ -103,7 +114,10 @@ impl Ground {
         }
         Ok(match &self.network {
             Some(network) => Arc::new(network.bind(listen, identity)?),
-            None => Arc::new(TcpTransport::bind(listen, identity, Settings::default()).await?),
+            None => {
+                let settings = Settings { security: self.security.clone(), ..Settings::default() };
+                Arc::new(TcpTransport::bind(listen, identity, settings).await?)
+            }
         })
     }
 

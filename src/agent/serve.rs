@@ -58,7 +58,28 @@ fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Refusal> {
 fn members_only(caller: &Caller) -> Result<(), Refusal> {
     match caller.role {
         Role::Member => Ok(()),
-        Role::Client => Err(Refusal::new(code::NOT_PERMITTED, "only members of the cluster may ask this")),
+        Role::Client | Role::Reader => {
+            Err(Refusal::new(code::NOT_PERMITTED, "only members of the cluster may ask this"))
+        }
+    }
+}
+
+/// Whether the caller may ask this, and in this name: by its certificate, where it has one.
+fn permit(caller: &Caller, request: &Request) -> Result<(), Refusal> {
+    let needs = request.needs();
+    if !caller.rights.covers(needs) {
+        let text = format!(
+            "the {} {} may not ask this, it takes a {needs}'s certificate; `leasehold certs issue` makes one",
+            caller.rights, caller.agent
+        );
+        return Err(Refusal::new(code::NOT_PERMITTED, text));
+    }
+    match request.in_name_of() {
+        Some(name) if *name != caller.agent => {
+            let text = format!("{} asks in the name of {name}; each asks in its own", caller.agent);
+            Err(Refusal::new(code::NOT_PERMITTED, text))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -69,6 +90,7 @@ impl Handler for Service {
             ASK => {
                 let node = self.node()?;
                 let Asking { request, within } = decode(&payload)?;
+                permit(caller, &request)?;
                 match &request {
                     Request::Join { node: of, .. } | Request::Depart { node: of } => {
                         members_only(caller)?;

@@ -113,6 +113,13 @@ pub(crate) enum NotSent {
         /// What was wrong.
         detail: String,
     },
+    /// Whoever is there can't be talked to in TLS, or is not who it should be.
+    #[error("no TLS connection: {detail}")]
+    #[cfg(feature = "tls")]
+    Tls {
+        /// What was wrong, and what to do.
+        detail: String,
+    },
     /// The peer refused the handshake.
     #[error("the agent there refused the connection ({code}): {text}")]
     Rejected {
@@ -199,6 +206,8 @@ pub(crate) enum RejectCode {
     TooManyConnections,
     /// The hello is not of the form.
     Malformed,
+    /// One side speaks TLS and the other doesn't, or a certificate doesn't fit.
+    Security,
     /// A number that this program doesn't know.
     Other(u16),
 }
@@ -212,6 +221,7 @@ impl RejectCode {
             Self::Caller => 3,
             Self::TooManyConnections => 4,
             Self::Malformed => 5,
+            Self::Security => 6,
             Self::Other(number) => number,
         }
     }
@@ -224,6 +234,7 @@ impl RejectCode {
             3 => Self::Caller,
             4 => Self::TooManyConnections,
             5 => Self::Malformed,
+            6 => Self::Security,
             other => Self::Other(other),
         }
     }
@@ -237,6 +248,7 @@ impl std::fmt::Display for RejectCode {
             Self::Caller => "not admitted",
             Self::TooManyConnections => "too many connections",
             Self::Malformed => "malformed hello",
+            Self::Security => "TLS",
             Self::Other(number) => return write!(f, "code {number}"),
         })
     }

@@ -2,6 +2,9 @@
 
 mod link;
 mod server;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls_peer;
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +27,7 @@ use tokio_util::{
 
 use self::link::Link;
 use super::{
-    Handler, Identity, Lane, Method, Peer, Transport,
+    Handler, Identity, Lane, Method, Peer, Security, Transport,
     error::{BindError, CallError, request_bytes_max},
 };
 use crate::{
@@ -32,8 +35,9 @@ use crate::{
     runtime::{self, timeout, watch},
 };
 
-/// How patient a TCP transport is. All of it is about noticing and recovering; no lease rule depends on it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How patient a TCP transport is, which is about noticing and recovering, and no lease rule depends on it; and how its
+/// connections are protected.
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// For looking up a name, and for connecting. Default 1 s. Short: a peer that is down costs its callers this much.
     pub(crate) connect_within: Duration,
@@ -50,6 +54,8 @@ pub(crate) struct Settings {
     pub(crate) backoff_min: Duration,
     /// The longest pause. Default 1 s: a lease cluster wants its peers back soon.
     pub(crate) backoff_max: Duration,
+    /// Default: plaintext.
+    pub(crate) security: Security,
 }
 
 impl Default for Settings {
@@ -62,6 +68,7 @@ impl Default for Settings {
             idle_close: Duration::from_secs(300),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),
+            security: Security::default(),
         }
     }
 }
@@ -149,6 +156,14 @@ impl TcpTransport {
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
+        #[cfg(feature = "tls")]
+        if let Some(tls) = shared.settings.security.tls.clone() {
+            let stop = stop.clone();
+            shared.spawn(async move {
+                let _: runtime::Either<(), ()> =
+                    runtime::select2(stop.cancelled(), tls_peer::keep(tls)).await;
+            });
+        }
         Self { shared, address, listener: Mutex::new(listener), _stop: stop.drop_guard() }
     }
 

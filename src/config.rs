@@ -289,13 +289,12 @@ pub enum ConfigFault {
     Ttl(#[from] TtlError),
     /// What travels could be read and changed on the way, and whoever reaches the port could ask.
     #[error(
-        "{what} {addr} is not on loopback, and without TLS whoever reaches it can read all and ask anything; give certificates with tls(…) (`leasehold certs` makes them), or call danger_plaintext() on a network where nobody is that you don't trust"
+        "{} can be reached from elsewhere, and without TLS whoever does can read all and ask anything; give certificates with tls(…) (`leasehold certs` makes them), or call danger_plaintext() on a network where nobody is that you don't trust",
+        addresses.join(", ")
     )]
     Plaintext {
-        /// What the address is for.
-        what: &'static str,
-        /// The address.
-        addr: String,
+        /// Those of the listening, the advertised, the founders' and the members' addresses that are not on loopback.
+        addresses: Vec<String>,
     },
     /// Without certificates everybody has the name that he says.
     #[error(
@@ -439,10 +438,14 @@ pub(crate) fn is_address(addr: &str, any_port: bool) -> bool {
         })
 }
 
-/// The addresses among these that are not for plaintext.
-pub(crate) fn plaintext_faults(what: &'static str, addresses: &[String], faults: &mut Vec<ConfigFault>) {
-    let beyond = addresses.iter().filter(|addr| is_address(addr, true) && !is_loopback(addr));
-    faults.extend(beyond.map(|addr| ConfigFault::Plaintext { what, addr: addr.clone() }));
+/// What is wrong if what goes to and from these addresses is plaintext.
+pub(crate) fn plaintext_fault<'a>(addresses: impl IntoIterator<Item = &'a String>) -> Option<ConfigFault> {
+    // What is no address is a fault of its own.
+    let beyond = addresses.into_iter().filter(|addr| is_address(addr, true) && !is_loopback(addr));
+    let mut addresses: Vec<String> = beyond.cloned().collect();
+    addresses.sort();
+    addresses.dedup();
+    (!addresses.is_empty()).then_some(ConfigFault::Plaintext { addresses })
 }
 
 /// Whether nobody beyond this machine can be at the other end. A name other than `localhost` may mean anything.

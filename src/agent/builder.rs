@@ -232,19 +232,6 @@ impl Builder {
         self
     }
 
-    /// Without certificates nobody beyond this machine may be in reach.
-    fn check_plaintext(&self, faults: &mut Vec<ConfigFault>) {
-        let addresses = [("the listening address", self.listen.as_slice())];
-        let others = [
-            ("the advertised address", self.advertise.as_slice()),
-            ("the founder", &self.founders),
-            ("the member to join", &self.join),
-        ];
-        for (what, addresses) in addresses.into_iter().chain(others) {
-            config::plaintext_faults(what, addresses, faults);
-        }
-    }
-
     /// `tls` is what is wrong with the certificates.
     fn check(mut self, tls: Vec<ConfigFault>) -> Result<Checked, ConfigError> {
         let mut faults = Vec::new();
@@ -252,7 +239,8 @@ impl Builder {
         faults.extend(tls);
         if !self.ground.security.is_tls() && self.ground.is_tcp() {
             if !self.plaintext {
-                self.check_plaintext(&mut faults);
+                let own = self.listen.iter().chain(&self.advertise);
+                faults.extend(config::plaintext_fault(own.chain(&self.founders).chain(&self.join)));
             }
             if !self.allowed.is_empty() {
                 faults.push(ConfigFault::AllowWithoutTls);

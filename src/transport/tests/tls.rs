@@ -472,6 +472,7 @@ fn names_are_written_in_one_way_and_read_back() {
     let read = Certificate::read_pem("x", until.cert.as_bytes()).unwrap().remove(0);
     assert_eq!(read.expires.timestamp(), 2_000_000_000);
     let ca = Certificate::read_pem("x", authority.pem.as_bytes()).unwrap().remove(0);
+    assert!(ca.is_authority && !read.is_authority);
     assert_eq!((ca.bearer, ca.expires.timestamp()), (None, 67_090_118_400), "an authority's is read as well");
 }
 

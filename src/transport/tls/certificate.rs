@@ -28,6 +28,8 @@ const NEVER: u64 = 253_402_300_799;
 pub struct Certificate {
     /// Whose it is; `None` for an authority's, and for one that is not of this library's form.
     pub bearer: Option<(Role, AgentName)>,
+    /// Whether it is an authority's: it signs others.
+    pub is_authority: bool,
     /// The last second in which it holds.
     pub expires: DateTime<Utc>,
     /// SHA-256 over it, in hex.
@@ -66,7 +68,8 @@ impl Certificate {
     pub(crate) fn of(der: &CertificateDer<'_>) -> Self {
         let expires = i64::try_from(expires(der)).ok().and_then(|secs| DateTime::from_timestamp(secs, 0));
         let fingerprint = sha256(der).iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { bearer: bearer(der), expires: expires.unwrap_or_default(), fingerprint }
+        let is_authority = is_authority(der);
+        Self { bearer: bearer(der), is_authority, expires: expires.unwrap_or_default(), fingerprint }
     }
 }
 
@@ -114,14 +117,24 @@ fn decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+fn is_authority(der: &CertificateDer<'_>) -> bool {
+    matches!(judged(der, expires(der)), Some(webpki::Error::CaUsedAsEndEntity))
+}
+
+/// What the verifier has against it at this time, of itself: before it asks who has signed it, it looks at its dates, and
+/// then whether it is an authority's.
+fn judged(der: &CertificateDer<'_>, unix: u64) -> Option<webpki::Error> {
+    let certificate = EndEntityCert::try_from(der).ok()?;
+    let nobody: [TrustAnchor<'_>; 0] = [];
+    let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(unix));
+    certificate.verify_for_usage(&[], &nobody, &[], at, KeyUsage::client_auth(), None, None).err()
+}
+
 /// The last second in which it holds, since 1970: what the verifier says of it at the end of all days, which it asks
 /// before anything else. So no second reader of X.509 is needed.
 pub(super) fn expires(der: &CertificateDer<'_>) -> u64 {
-    let Ok(certificate) = EndEntityCert::try_from(der) else { return 0 };
-    let nobody: [TrustAnchor<'_>; 0] = [];
-    let late = UnixTime::since_unix_epoch(std::time::Duration::from_secs(NEVER + 1));
-    match certificate.verify_for_usage(&[], &nobody, &[], late, KeyUsage::client_auth(), None, None) {
-        Err(webpki::Error::CertExpired { not_after, .. }) => not_after.as_secs(),
+    match judged(der, NEVER + 1) {
+        Some(webpki::Error::CertExpired { not_after, .. }) => not_after.as_secs(),
         _ => NEVER,
     }
 }

@@ -1,12 +1,13 @@
 //! Settings, and what is wrong with them. Every fault is listed, not just the first.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     limits::{ADDRESS_BYTES_MAX, FOUNDERS_MAX, TTL_MAX, VOTERS_MAX},
-    name::NameError,
+    name::{AgentName, NameError},
+    role::Role,
     time::Drift,
 };
 
@@ -298,7 +299,123 @@ pub enum ConfigFault {
     /// The default ttl.
     #[error(transparent)]
     Ttl(#[from] TtlError),
+    /// What travels could be read and changed on the way, and whoever reaches the port could ask.
+    #[error(
+        "{} can be reached from elsewhere, and without TLS whoever does can read all and ask anything; give certificates with tls(…) (`leasehold certs` makes them), or call danger_plaintext() on a network where nobody is that you don't trust",
+        addresses.join(", ")
+    )]
+    Plaintext {
+        /// Those of the listening, the advertised, the founders' and the members' addresses that are not on loopback.
+        addresses: Vec<String>,
+    },
+    /// Without certificates everybody has the name that he says.
+    #[error(
+        "names are allowed for a role, and without TLS anybody can take any name; give tls(…) as well, or no names"
+    )]
+    AllowWithoutTls,
+    /// The certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsFault),
 }
+
+/// One thing that is wrong with certificates.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsFault {
+    /// A file that can't be read.
+    #[error("can't read the {what} {file}: {detail}; check the path, and that this user may read it")]
+    Unreadable {
+        /// What it should hold.
+        what: &'static str,
+        /// The file.
+        file: String,
+        /// What the system said.
+        detail: String,
+    },
+    /// It holds something else.
+    #[error("{file} holds no {what} in PEM ({detail}); give the file that `leasehold certs` wrote")]
+    Malformed {
+        /// What it should hold.
+        what: &'static str,
+        /// The file.
+        file: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Two files that don't belong together.
+    #[error("the key {key} is not the key of the certificate {cert}; give the two that were issued together")]
+    WrongKey {
+        /// The key's file.
+        key: String,
+        /// The certificate's.
+        cert: String,
+    },
+    /// Another cluster's, or a bundle that lacks one.
+    #[error(
+        "the certificate {cert} is not signed by an authority in {ca}; issue it with that authority, or add its authority's certificate to {ca}"
+    )]
+    UnknownAuthority {
+        /// The certificate's file.
+        cert: String,
+        /// The authorities'.
+        ca: String,
+    },
+    /// It has expired.
+    #[error("the certificate {cert} has expired ({detail}); issue a new one, `leasehold certs issue`")]
+    Expired {
+        /// The certificate's file.
+        cert: String,
+        /// When.
+        detail: String,
+    },
+    /// It can't be used, for another reason.
+    #[error("the certificate {cert} can't be used: {detail}; issue a new one, `leasehold certs issue`")]
+    Unfit {
+        /// The certificate's file.
+        cert: String,
+        /// Why.
+        detail: String,
+    },
+    /// It is nobody's.
+    #[error(
+        "the certificate {cert} names no agent: it needs one URI leasehold://ROLE/NAME among its alternative names; issue one, `leasehold certs issue NAME`"
+    )]
+    NoBearer {
+        /// The certificate's file.
+        cert: String,
+    },
+    /// It is somebody else's.
+    #[error(
+        "the certificate {cert} is that of the {role} {bearer}, and this is the {needs} {name}; issue one with `leasehold certs issue {name} --role {needs}`, or take its name"
+    )]
+    NotItsBearer {
+        /// The certificate's file.
+        cert: String,
+        /// Its role.
+        role: Role,
+        /// Its name.
+        bearer: AgentName,
+        /// The role that is needed.
+        needs: Role,
+        /// Who would use it.
+        name: AgentName,
+    },
+}
+
+/// All that is wrong with certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsError {
+    /// The faults; at least one.
+    pub faults: Vec<TlsFault>,
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        listed(f, "certificates are wrong", &self.faults)
+    }
+}
+
+impl std::error::Error for TlsError {}
 
 /// Everything that is wrong with an agent's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -309,12 +426,16 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.faults.as_slice() {
-            [fault] => write!(f, "{fault}"),
-            faults => {
-                write!(f, "{} settings are wrong:", faults.len())?;
-                faults.iter().try_for_each(|fault| write!(f, "\n  - {fault}"))
-            }
+        listed(f, "settings are wrong", &self.faults)
+    }
+}
+
+fn listed(f: &mut fmt::Formatter<'_>, what: &str, faults: &[impl fmt::Display]) -> fmt::Result {
+    match faults {
+        [fault] => write!(f, "{fault}"),
+        faults => {
+            write!(f, "{} {what}:", faults.len())?;
+            faults.iter().try_for_each(|fault| write!(f, "\n  - {fault}"))
         }
     }
 }
@@ -327,6 +448,26 @@ pub(crate) fn is_address(addr: &str, any_port: bool) -> bool {
         && addr.rsplit_once(':').is_some_and(|(host, port)| {
             !host.is_empty() && port.parse::<u16>().is_ok_and(|port| any_port || port != 0)
         })
+}
+
+/// What is wrong if what goes to and from these addresses is plaintext.
+pub(crate) fn plaintext_fault<'a>(addresses: impl IntoIterator<Item = &'a String>) -> Option<ConfigFault> {
+    // What is no address is a fault of its own.
+    let beyond = addresses.into_iter().filter(|addr| is_address(addr, true) && !is_loopback(addr));
+    let mut addresses: Vec<String> = beyond.cloned().collect();
+    addresses.sort();
+    addresses.dedup();
+    (!addresses.is_empty()).then_some(ConfigFault::Plaintext { addresses })
+}
+
+/// Whether nobody beyond this machine can be at the other end. A name other than `localhost` may mean anything.
+pub(crate) fn is_loopback(addr: &str) -> bool {
+    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match bare.parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical().is_loopback(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
 }
 
 #[cfg(test)]
@@ -393,5 +534,26 @@ mod tests {
         );
         assert!(!is_address("127.0.0.1", false) && !is_address(":1", false) && !is_address("a:0", false));
         assert!(is_address("a:0", true) && !is_address("a:70000", true));
+    }
+
+    #[test]
+    fn loopback_is_what_nobody_else_can_reach() {
+        for here in
+            ["127.0.0.1:1", "127.9.8.7:0", "[::1]:1", "localhost:1", "LocalHost:1", "[::ffff:127.0.0.1]:1"]
+        {
+            assert!(is_loopback(here), "{here}");
+        }
+        for there in [
+            "0.0.0.0:1",
+            "[::]:1",
+            "10.0.0.1:1",
+            "128.0.0.1:1",
+            "[::ffff:10.0.0.1]:1",
+            "localhost.example:1",
+            "a:1",
+            "127.0.0.1.example:1",
+        ] {
+            assert!(!is_loopback(there), "{there}");
+        }
     }
 }

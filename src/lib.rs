@@ -50,6 +50,7 @@ mod provider;
 mod quotas;
 mod raft;
 mod replica;
+mod role;
 mod runtime;
 mod session;
 mod storage;
@@ -69,7 +70,7 @@ pub use crate::{
     client::{Client, ClientBuilder},
     clock::{Clock, ManualClock, SystemClock},
     codec::CodecError,
-    config::{ConfigError, ConfigFault, Timing, TtlError},
+    config::{ConfigError, ConfigFault, Timing, TlsError, TlsFault, TtlError},
     error::{
         AccessError, AcquireError, ConnectError, Error, MemberError, ReadError, RecoverError, ReleaseError,
         RenewError, Result, RevokeError, StartError, TransferError, WriteLost,
@@ -85,12 +86,16 @@ pub use crate::{
     name::{AgentName, Name, NameError},
     provider::{LeaseGuard, LocalLease, RaftLease, WriteLease, WriteLeaseProvider},
     quotas::Quotas,
+    role::{Role, RoleError},
     session::{LeaseLost, LossReason},
     storage::StorageError,
     time::{Drift, DriftError, Moment},
     token::Token,
     transport::{BindError, InProcessNetwork},
 };
+
+#[cfg(feature = "tls")]
+pub use crate::transport::{Certificate, Tls};
 
 #[cfg(feature = "metrics")]
 pub mod metrics;

@@ -96,6 +96,20 @@ pub const SOCKET_BATCH_BYTES: usize = 64 * 1024;
 /// The longest text of a refusal on the wire, in bytes of UTF-8.
 pub const REFUSAL_TEXT_BYTES_MAX: usize = 1_024;
 
+/// The largest file of certificates, or of a key, in bytes.
+pub const TLS_FILE_BYTES_MAX: usize = 1024 * 1024;
+/// How often it is looked whether the files with the certificates are others.
+pub const TLS_RELOAD_EVERY: Duration = Duration::from_secs(10);
+/// After a handshake that failed it is looked at once, but not more often than so.
+pub const TLS_RELOAD_PAUSE: Duration = Duration::from_secs(1);
+/// How often it is looked whether the certificate at the other end of a connection still holds. A connection whose peer's
+/// certificate has expired, or whose authority is trusted no more, is closed after at most so long.
+pub const TLS_RECHECK_EVERY: Duration = Duration::from_secs(5);
+/// When this much or less is left of an agent's own certificate, it warns.
+pub const TLS_EXPIRY_WARNING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How often it warns.
+pub const TLS_EXPIRY_REMINDER: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// While it counts anything, the leader looks at its deadlines at least this often, so that it notices that it was
 /// stopped before it takes that for the holders' silence.
 pub const STALL_TICK: Duration = Duration::from_millis(250);

@@ -17,6 +17,7 @@ use crate::{
     holder::NameReport,
     id::{ClusterId, LeaseId, NodeId},
     name::{AgentName, Name},
+    role::Role,
     table::{Acquire, Ending, HeldBy, Outcome, Revocation, State, Table, TransferTo},
     token::Token,
     transport::Method,
@@ -171,6 +172,42 @@ pub(crate) enum Request {
 }
 
 impl Request {
+    /// The least role that may ask it.
+    pub(crate) fn needs(&self) -> Role {
+        match self {
+            Self::Join { .. }
+            | Self::Depart { .. }
+            | Self::Leave
+            | Self::Promote { .. }
+            | Self::Remove { .. } => Role::Member,
+            Self::Acquire(_)
+            | Self::Release { .. }
+            | Self::Cancel { .. }
+            | Self::Renew { .. }
+            | Self::Await { .. }
+            | Self::Transfer { .. }
+            | Self::Revoke { .. } => Role::Client,
+            Self::Holder { .. }
+            | Self::Leases { .. }
+            | Self::Status
+            | Self::Position
+            | Self::ReadIndex
+            | Self::Watch { .. }
+            | Self::Inspect { .. }
+            | Self::Members => Role::Reader,
+        }
+    }
+
+    /// In whose name it is, where it is in anybody's.
+    pub(crate) fn in_name_of(&self) -> Option<&AgentName> {
+        match self {
+            Self::Acquire(acquire) => Some(&acquire.agent.agent),
+            Self::Revoke { by, .. } => Some(by),
+            Self::Join { agent, .. } => Some(agent),
+            _ => None,
+        }
+    }
+
     /// Whether only the leader can answer.
     pub(crate) fn needs_leader(&self) -> bool {
         match self {

@@ -15,6 +15,7 @@ use crate::{
     name::AgentName,
     plan::Care,
     quotas::Quotas,
+    role::Role,
     runtime,
     transport::InProcessNetwork,
 };
@@ -48,6 +49,8 @@ const DEAD_ELECTIONS: u32 = 10;
 /// | [`ttl`](Self::ttl) | 10 s | the ttl of a lease for which none is asked |
 /// | [`start_within`](Self::start_within) | without end | how long to wait for the other founders |
 /// | [`clock`](Self::clock) | [`SystemClock`] | the clock by which leases run out |
+/// | `tls` (feature `tls`) | none: plaintext, on loopback alone | the certificates |
+/// | [`allow`](Self::allow) | everybody with a certificate | which names may connect, for each role |
 /// | [`network`](Self::network) | TCP | an in-process network instead |
 #[must_use = "nothing starts until start() is awaited"]
 pub struct Builder {
@@ -63,6 +66,8 @@ pub struct Builder {
     fixed_membership: bool,
     timing: Timing,
     start_within: Option<Duration>,
+    allowed: Vec<(Role, String)>,
+    plaintext: bool,
     clock: Arc<dyn Clock>,
     ground: Ground,
 }
@@ -82,6 +87,8 @@ impl Builder {
             fixed_membership: false,
             timing: Timing::default(),
             start_within: None,
+            allowed: Vec::new(),
+            plaintext: false,
             clock: Arc::new(SystemClock),
             ground: Ground::default(),
         }
@@ -184,6 +191,31 @@ impl Builder {
         self
     }
 
+    /// Certificates: everything that this agent sends and takes is encrypted, and who is at the other end has shown a
+    /// certificate of the same authority. Give all agents and clients of a cluster theirs. Without it every address must be
+    /// on loopback.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: crate::Tls) -> Self {
+        self.ground.security.tls = Some(tls);
+        self
+    }
+
+    /// The names that may connect in this role, by their certificates: everybody else of that role is refused, and a member
+    /// that is not listed is not called either. Called again, it adds. A role without a list admits every certificate of the
+    /// authority. Needs TLS. Give all agents the same.
+    pub fn allow<S: Into<String>>(mut self, role: Role, names: impl IntoIterator<Item = S>) -> Self {
+        self.allowed.extend(names.into_iter().map(|name| (role, name.into())));
+        self
+    }
+
+    /// **Danger.** Without TLS, also where others than this machine can reach it: whoever does can read everything, change it
+    /// on the way, and ask anything, also to take leases away. For a network where nobody is that you don't trust. It
+    /// changes nothing when there are certificates.
+    pub fn danger_plaintext(mut self) -> Self {
+        self.plaintext = true;
+        self
+    }
+
     /// Gives up starting after this long, with [`StartError::NotReady`].
     pub fn start_within(mut self, span: Duration) -> Self {
         self.start_within = Some(span);
@@ -209,9 +241,26 @@ impl Builder {
         self
     }
 
-    fn check(self) -> Result<Checked, ConfigError> {
+    /// `tls` is what is wrong with the certificates.
+    fn check(mut self, tls: Vec<ConfigFault>) -> Result<Checked, ConfigError> {
         let mut faults = Vec::new();
         let name = AgentName::new(&self.name).map_err(|error| faults.push(error.into())).ok();
+        faults.extend(tls);
+        if !self.ground.security.is_tls() && self.ground.is_tcp() {
+            if !self.plaintext {
+                let own = self.listen.iter().chain(&self.advertise);
+                faults.extend(config::plaintext_fault(own.chain(&self.founders).chain(&self.join)));
+            }
+            if !self.allowed.is_empty() {
+                faults.push(ConfigFault::AllowWithoutTls);
+            }
+        }
+        for (role, name) in std::mem::take(&mut self.allowed) {
+            match AgentName::new(&name) {
+                Ok(name) => self.ground.security.allowed.add(role, [name]),
+                Err(error) => faults.push(error.into()),
+            }
+        }
         let listen = self.listen.unwrap_or_default();
         if listen.is_empty() {
             faults.push(ConfigFault::NoListen);
@@ -295,7 +344,8 @@ impl Builder {
     /// [`StartError`]. Nothing is left behind.
     pub async fn start(self) -> Result<Agent, StartError> {
         let within = self.start_within;
-        let starting = Arc::new(Starting::new(self.check()?).await?);
+        let tls = self.ground.security.faults(Role::Member, &self.name).await;
+        let starting = Arc::new(Starting::new(self.check(tls)?).await?);
         let mut armed = Armed(Some(starting.clone()));
         let result = match within {
             None => starting.run().await,

@@ -18,7 +18,7 @@ use crate::{
     replica::Applied,
     runtime::{self, watch},
     storage::{self, DataDir, DiskJournal, Journal, MemoryJournal, Options, Recovered, StorageError},
-    transport::{BindError, Identity, InProcessNetwork, Settings, TcpTransport, Transport},
+    transport::{BindError, Identity, InProcessNetwork, Security, Settings, TcpTransport, Transport},
 };
 
 /// A network and a storage that are simulated.
@@ -66,6 +66,8 @@ pub(super) struct Ground {
     pub(super) network: Option<InProcessNetwork>,
     /// What others may take of it.
     pub(super) quotas: Quotas,
+    /// Of TCP.
+    pub(super) security: Security,
 }
 
 /// What storage has of a member.
@@ -80,6 +82,15 @@ pub(super) struct Opened {
 }
 
 impl Ground {
+    /// Whether others than this process could be at the other end.
+    pub(super) fn is_tcp(&self) -> bool {
+        #[cfg(feature = "chaos")]
+        if self.site.is_some() {
+            return false;
+        }
+        self.network.is_none()
+    }
+
     /// Whether what is written outlives the process.
     pub(super) fn is_durable(&self) -> bool {
         #[cfg(feature = "chaos")]
@@ -106,10 +117,11 @@ impl Ground {
         }
         Ok(match &self.network {
             Some(network) => Arc::new(network.bind(listen, identity)?),
-            None => Arc::new(
-                TcpTransport::bind(listen, identity, Settings { quotas: self.quotas, ..Settings::default() })
-                    .await?,
-            ),
+            None => {
+                let (quotas, security) = (self.quotas, self.security.clone());
+                let settings = Settings { quotas, security, ..Settings::default() };
+                Arc::new(TcpTransport::bind(listen, identity, settings).await?)
+            }
         })
     }
 

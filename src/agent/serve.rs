@@ -16,7 +16,6 @@ use crate::{
     lease::Requester as _,
     limits::{ASK_MAX, QUESTION_BYTES_MAX},
     message::{ASK, Asking, FOUND, LEAD, Request, Response, code},
-    name::AgentName,
     raft, runtime,
     transport::{Caller, Handler, Method, Refusal, Role},
 };
@@ -59,13 +58,29 @@ fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Refusal> {
 fn members_only(caller: &Caller) -> Result<(), Refusal> {
     match caller.role {
         Role::Member => Ok(()),
-        Role::Client => Err(Refusal::new(code::NOT_PERMITTED, "only members of the cluster may ask this")),
+        Role::Client | Role::Reader => {
+            Err(Refusal::new(code::NOT_PERMITTED, "only members of the cluster may ask this"))
+        }
     }
 }
 
-fn not_for_another(caller: &Caller, other: &AgentName) -> Refusal {
-    let text = format!("{} asks in the name of {other}; each asks in its own", caller.agent);
-    Refusal::new(code::NOT_PERMITTED, text)
+/// Whether the caller may ask this, and in this name: by its certificate, where it has one.
+fn permit(caller: &Caller, request: &Request) -> Result<(), Refusal> {
+    let needs = request.needs();
+    if !caller.rights.covers(needs) {
+        let text = format!(
+            "the {} {} may not ask this, it takes a {needs}'s certificate; `leasehold certs issue` makes one",
+            caller.rights, caller.agent
+        );
+        return Err(Refusal::new(code::NOT_PERMITTED, text));
+    }
+    match request.in_name_of() {
+        Some(name) if *name != caller.agent => {
+            let text = format!("{} asks in the name of {name}; each asks in its own", caller.agent);
+            Err(Refusal::new(code::NOT_PERMITTED, text))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[async_trait]
@@ -75,6 +90,7 @@ impl Handler for Service {
             ASK => {
                 let node = self.node()?;
                 let Asking { request, within } = decode(&payload)?;
+                permit(caller, &request)?;
                 match &request {
                     Request::Join { node: of, .. } | Request::Depart { node: of } => {
                         members_only(caller)?;
@@ -82,13 +98,6 @@ impl Handler for Service {
                             let text = "a member joins and departs for itself alone";
                             return Err(Refusal::new(code::NOT_PERMITTED, text));
                         }
-                    }
-                    // An agent speaks for those who talk to it, to the leader; to an agent each speaks for itself.
-                    Request::Acquire(acquire) if acquire.agent.agent != caller.agent => {
-                        return Err(not_for_another(caller, &acquire.agent.agent));
-                    }
-                    Request::Revoke { by, .. } if *by != caller.agent => {
-                        return Err(not_for_another(caller, by));
                     }
                     Request::Leave => {
                         return Ok(codec::encode(&Response::from(node.depart_and_stop().await)).into());

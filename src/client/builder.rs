@@ -16,7 +16,7 @@ use crate::{
     runtime::{self, watch},
     table::Holder,
     tasks::Tasks,
-    transport::{Identity, InProcessNetwork, Role, Settings, TcpTransport, Transport},
+    transport::{Identity, InProcessNetwork, Role, Security, Settings, TcpTransport, Transport},
 };
 
 /// How long one agent is asked at the first contact.
@@ -31,6 +31,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// | [`agents`](Self::agents) | none, must be given | the addresses of agents, one or more |
 /// | [`connect_within`](Self::connect_within) | 5 s | how long to look for an agent that answers |
 /// | [`clock`](Self::clock) | [`SystemClock`] | the clock by which leases run out |
+/// | `tls` (feature `tls`) | none: plaintext, on loopback alone | the certificates |
 /// | [`network`](Self::network) | TCP | an in-process network instead |
 #[must_use = "nothing is connected until connect() is awaited"]
 pub struct ClientBuilder {
@@ -39,6 +40,8 @@ pub struct ClientBuilder {
     connect_within: Duration,
     clock: Arc<dyn Clock>,
     network: Option<InProcessNetwork>,
+    security: Security,
+    plaintext: bool,
 }
 
 impl ClientBuilder {
@@ -49,6 +52,8 @@ impl ClientBuilder {
             connect_within: Duration::from_secs(5),
             clock: Arc::new(SystemClock),
             network: None,
+            security: Security::default(),
+            plaintext: false,
         }
     }
 
@@ -78,9 +83,27 @@ impl ClientBuilder {
         self
     }
 
-    fn check(&self) -> Result<AgentName, ConfigError> {
-        let mut faults = Vec::new();
+    /// Certificates: a client's, whose name is this client's. With a reader's it reads and no more, with a member's it may
+    /// change the membership as well. Without it every address must be on loopback.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: crate::Tls) -> Self {
+        self.security.tls = Some(tls);
+        self
+    }
+
+    /// **Danger.** Without TLS, also where others than this machine can reach what is sent. See
+    /// [`Builder::danger_plaintext`](crate::Builder::danger_plaintext).
+    pub fn danger_plaintext(mut self) -> Self {
+        self.plaintext = true;
+        self
+    }
+
+    /// `faults` are those of the certificates.
+    fn check(&self, mut faults: Vec<ConfigFault>) -> Result<AgentName, ConfigError> {
         let name = AgentName::new(&self.name).map_err(|error| faults.push(error.into())).ok();
+        if !self.security.is_tls() && self.network.is_none() && !self.plaintext {
+            faults.extend(config::plaintext_fault(&self.addresses));
+        }
         if self.addresses.is_empty() {
             faults.push(ConfigFault::NoAgents);
         }
@@ -101,12 +124,18 @@ impl ClientBuilder {
     /// # Errors
     /// [`ConnectError`]. Nothing is left behind.
     pub async fn connect(self) -> Result<Client, ConnectError> {
-        let name = self.check()?;
+        let tls = self.security.faults(Role::Reader, &self.name).await;
+        let name = self.check(tls)?;
+        // Who may only read says so.
+        let role = if self.security.covers(Role::Client) { Role::Client } else { Role::Reader };
         let (identity, identity_changes) =
-            watch::channel(Identity { cluster: None, node: None, role: Role::Client, agent: name.clone() });
+            watch::channel(Identity { cluster: None, node: None, role, agent: name.clone() });
         let transport: Arc<dyn Transport> = match &self.network {
             Some(network) => Arc::new(network.caller(name.as_str(), identity_changes)),
-            None => Arc::new(TcpTransport::caller(identity_changes, Settings::default())),
+            None => {
+                let settings = Settings { security: self.security.clone(), ..Settings::default() };
+                Arc::new(TcpTransport::caller(identity_changes, settings))
+            }
         };
         let (at, report) = match self.first_contact(transport.as_ref()).await {
             Ok(met) => met,

@@ -113,6 +113,13 @@ pub(crate) enum NotSent {
         /// What was wrong.
         detail: String,
     },
+    /// Whoever is there can't be talked to in TLS, or is not who it should be.
+    #[error("no TLS connection: {detail}")]
+    #[cfg(feature = "tls")]
+    Tls {
+        /// What was wrong, and what to do.
+        detail: String,
+    },
     /// The peer refused the handshake.
     #[error("the agent there refused the connection ({code}): {text}")]
     Rejected {
@@ -246,6 +253,8 @@ pub(crate) enum RejectCode {
     /// The cluster was recovered by force, and the caller is of a generation before. (A caller of a later one is of
     /// another cluster.) Programs that don't know the number show it with the text.
     Overtaken,
+    /// One side speaks TLS and the other doesn't, or a certificate doesn't fit.
+    Security,
     /// A number that this program doesn't know.
     Other(u16),
 }
@@ -260,6 +269,7 @@ impl RejectCode {
             Self::TooManyConnections => 4,
             Self::Malformed => 5,
             Self::Overtaken => 6,
+            Self::Security => 7,
             Self::Other(number) => number,
         }
     }
@@ -273,6 +283,7 @@ impl RejectCode {
             4 => Self::TooManyConnections,
             5 => Self::Malformed,
             6 => Self::Overtaken,
+            7 => Self::Security,
             other => Self::Other(other),
         }
     }
@@ -287,6 +298,7 @@ impl std::fmt::Display for RejectCode {
             Self::TooManyConnections => "too many connections",
             Self::Malformed => "malformed hello",
             Self::Overtaken => "an older generation of the cluster",
+            Self::Security => "TLS",
             Self::Other(number) => return write!(f, "code {number}"),
         })
     }

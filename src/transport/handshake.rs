@@ -135,7 +135,12 @@ impl Fields {
             put(TAG_NODE, &node.to_bits().to_le_bytes());
         }
         if let Some(role) = self.role {
-            put(TAG_ROLE, &[if role == Role::Member { 0 } else { 1 }]);
+            let number = match role {
+                Role::Member => 0,
+                Role::Client => 1,
+                Role::Reader => 2,
+            };
+            put(TAG_ROLE, &[number]);
         }
         if let Some(agent) = &self.agent {
             put(TAG_AGENT, agent.as_str().as_bytes());
@@ -181,6 +186,7 @@ impl Fields {
                     let role = match exact("the role", value)? {
                         [0] => Role::Member,
                         [1] => Role::Client,
+                        [2] => Role::Reader,
                         [other] => return Err(Malformed(format!("role {other} is unknown"))),
                     };
                     once("the role", &mut fields.role, role)?;
@@ -297,8 +303,17 @@ pub(super) fn receive(
             ),
         };
     }
-    let caller =
-        Caller { cluster: fields.cluster, node: fields.node, role, agent, lane, remote: remote.to_owned() };
+    // As long as no certificate says less.
+    let rights = if role == Role::Reader { role } else { Role::Member };
+    let caller = Caller {
+        cluster: fields.cluster,
+        node: fields.node,
+        role,
+        rights,
+        agent,
+        lane,
+        remote: remote.to_owned(),
+    };
     Ok((caller, version))
 }
 

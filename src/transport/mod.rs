@@ -12,6 +12,7 @@
 //! - Nobody is talked to before both sides have named themselves: protocol version, cluster, node, role (see
 //!   [`handshake`]). A call that means a certain node is never delivered to another one. A cluster id that becomes known
 //!   later counts too: the caller greets anew before its next call, and a request of another cluster is never begun.
+//! - With TLS ([`tls`]) both sides have shown a certificate before that, and are who they say that they are.
 //! - Lanes are connections apart: what is slow or large on one delays nothing on another.
 //!
 //! # Bounds
@@ -32,10 +33,13 @@ mod handshake;
 pub(crate) mod local;
 mod memory;
 pub(crate) mod pipe;
+pub(crate) mod security;
 pub(crate) mod serving;
 mod tcp;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::{sync::Arc, time::Duration};
 
@@ -48,9 +52,12 @@ pub(crate) use self::error::Stage;
 pub(crate) use self::error::{NotSent, Unanswered};
 #[cfg(feature = "chaos")]
 pub(crate) use self::handshake::name_in as name_in_greeting;
+#[cfg(feature = "tls")]
+pub use self::tls::{Certificate, Tls};
 pub use self::{error::BindError, memory::InProcessNetwork};
 pub(crate) use self::{
     error::{CallError, Refusal},
+    security::Security,
     tcp::{Settings, TcpTransport},
 };
 #[cfg(test)]
@@ -58,6 +65,7 @@ pub(crate) use self::{
     error::{RejectCode, request_bytes_max},
     memory::InProcessTransport,
 };
+pub(crate) use crate::role::Role;
 use crate::{
     id::{ClusterId, NodeId},
     name::AgentName,
@@ -92,15 +100,6 @@ impl Lane {
     }
 }
 
-/// What somebody is to the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Role {
-    /// An agent with a node of its own, or one that is about to have it.
-    Member,
-    /// A process that embeds no node.
-    Client,
-}
-
 /// Whom a call is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Peer {
@@ -131,9 +130,12 @@ pub(crate) struct Caller {
     pub(crate) cluster: Option<ClusterId>,
     /// Its node, if it has one. A member always does.
     pub(crate) node: Option<NodeId>,
-    /// Member or client.
+    /// What it calls itself.
     pub(crate) role: Role,
-    /// Its name, for people.
+    /// What it may do: its certificate's role. Without TLS whoever reaches the port may do all but pose as a member, unless
+    /// it wants to read alone.
+    pub(crate) rights: Role,
+    /// Its name; with TLS that of its certificate.
     pub(crate) agent: AgentName,
     /// The lane on which it calls.
     pub(crate) lane: Lane,

@@ -3,6 +3,9 @@
 mod guests;
 mod link;
 mod server;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls_peer;
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +26,7 @@ use tokio_util::{
 pub(super) use self::guests::Share;
 use self::{guests::Guests, link::Link};
 use super::{
-    Handler, Identity, Lane, Method, Peer, Transport,
+    Handler, Identity, Lane, Method, Peer, Security, Transport,
     error::{BindError, CallError, request_bytes_max},
 };
 use crate::{
@@ -32,9 +35,9 @@ use crate::{
     runtime::{self, timeout, watch},
 };
 
-/// How patient a TCP transport is. All of it is about noticing and recovering, and about
-/// what is let in; no lease rule depends on it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How patient a TCP transport is, which is about noticing and recovering, and no lease rule depends on it; how its
+/// connections are protected, and what those who connect may take.
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// For looking up a name, and for connecting. Default 1 s. Short: a peer that is down costs its callers this much.
     pub(crate) connect_within: Duration,
@@ -53,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) backoff_max: Duration,
     /// What those who connect may take.
     pub(crate) quotas: Quotas,
+    /// Default: plaintext.
+    pub(crate) security: Security,
 }
 
 impl Default for Settings {
@@ -66,6 +71,7 @@ impl Default for Settings {
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),
             quotas: Quotas::default(),
+            security: Security::default(),
         }
     }
 }
@@ -151,6 +157,14 @@ impl TcpTransport {
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
+        #[cfg(feature = "tls")]
+        if let Some(tls) = shared.settings.security.tls.clone() {
+            let stop = stop.clone();
+            shared.spawn(async move {
+                let _: runtime::Either<(), ()> =
+                    runtime::select2(stop.cancelled(), tls_peer::keep(tls)).await;
+            });
+        }
         Self { shared, address, listener: Mutex::new(listener), _stop: stop.drop_guard() }
     }
 

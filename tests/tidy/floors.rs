@@ -12,6 +12,7 @@ const FLOORS: &[(&str, u8)] = &[
     // Value types, settings, bounds.
     ("id", 0),
     ("name", 0),
+    ("role", 0),
     ("token", 0),
     ("time", 0),
     ("mode", 0),

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use leasehold::{Agent, Builder, ConfigFault, StartError, Timing};
+use leasehold::{Agent, Builder, StartError, Timing};
 use rustix::process::Signal;
 use tracing_subscriber::EnvFilter;
 
@@ -11,6 +11,7 @@ use crate::{
     exit::{self, Failed},
     output,
     seam::{Either, Signals, select2},
+    secure,
 };
 
 /// What is logged unless RUST_LOG says otherwise: ours, and what openraft warns of.
@@ -21,7 +22,7 @@ pub(crate) async fn agent(args: AgentArgs) -> Result<(), Failed> {
     log_to_stderr();
     // A second signal finds the process stopping already; whoever is in a hurry has SIGKILL, which harms nobody.
     let mut signals = Signals::of(&[Signal::TERM, Signal::INT])?;
-    let agent = match select2(builder(&args).start(), signals.next()).await {
+    let agent = match select2(builder(&args)?.start(), signals.next()).await {
         Either::First(started) => started.map_err(failed)?,
         Either::Second(_) => return Ok(()),
     };
@@ -57,7 +58,7 @@ pub(crate) async fn agent(args: AgentArgs) -> Result<(), Failed> {
     }
 }
 
-fn builder(args: &AgentArgs) -> Builder {
+fn builder(args: &AgentArgs) -> Result<Builder, Failed> {
     let timing = match args.profile {
         Profile::Default => Timing::default(),
         Profile::FastLan => Timing::fast_lan(),
@@ -84,24 +85,16 @@ fn builder(args: &AgentArgs) -> Builder {
     if let Some(dir) = &args.data_dir {
         builder = builder.data_dir(dir);
     }
-    match args.ttl {
-        Some(ttl) => builder.ttl(ttl),
-        None => builder,
+    if let Some(ttl) = args.ttl {
+        builder = builder.ttl(ttl);
     }
+    secure::agent(args, builder)
 }
 
 /// The library speaks of the builder's methods; here they are flags.
 fn failed(error: StartError) -> Failed {
     let StartError::Config(config) = &error else { return error.into() };
-    let mut text = config.to_string();
-    for fault in &config.faults {
-        match fault {
-            ConfigFault::NotAFounder { .. } => text.push_str(" (here: --founder, and --advertise)"),
-            ConfigFault::NoFounders => text.push_str(" (here: --founder, or --join)"),
-            _ => {}
-        }
-    }
-    Failed::with(exit::USAGE, text)
+    Failed::of_settings(config)
 }
 
 fn log_to_stderr() {

@@ -63,6 +63,9 @@ pub(crate) enum Command {
     #[cfg(feature = "chaos")]
     #[command(after_help = help::CHAOS)]
     Chaos(crate::chaos::ChaosArgs),
+    /// Make certificates: an authority of the cluster's own, and what it signs
+    #[command(after_help = help::CERTS, subcommand_required = true, arg_required_else_help = true)]
+    Certs(CertsArgs),
     /// Print what a shell needs to complete this program's words
     #[command(after_help = help::COMPLETIONS)]
     Completions(CompletionsArgs),
@@ -83,6 +86,25 @@ pub(crate) struct ConnectArgs {
         value_name = "HOST:PORT,…"
     )]
     pub(crate) connect: Vec<String>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
+}
+
+/// Who is at the other end, and who this is.
+#[derive(Args)]
+pub(crate) struct TlsArgs {
+    /// TLS: the certificates of the authorities that are trusted (`leasehold certs`)
+    #[arg(long, env = "LEASEHOLD_TLS_CA", value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// TLS: the certificate by which the others know this one
+    #[arg(long, env = "LEASEHOLD_TLS_CERT", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// TLS: its key
+    #[arg(long, env = "LEASEHOLD_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Danger: no TLS, also where others than this machine can read what travels, and ask anything
+    #[arg(long)]
+    pub(crate) danger_plaintext: bool,
 }
 
 #[derive(Args)]
@@ -119,6 +141,17 @@ pub(crate) struct AgentArgs {
     /// such agents at once has lost its leases
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
+    /// The members that may connect, by their certificates' names [default: all that the authority has signed]
+    #[arg(long = "allow-member", value_delimiter = ',', value_name = "NAME,…")]
+    pub(crate) allow_members: Vec<String>,
+    /// The clients that may connect [default: the same]
+    #[arg(long = "allow-client", value_delimiter = ',', value_name = "NAME,…")]
+    pub(crate) allow_clients: Vec<String>,
+    /// The readers that may connect [default: the same]
+    #[arg(long = "allow-reader", value_delimiter = ',', value_name = "NAME,…")]
+    pub(crate) allow_readers: Vec<String>,
     /// How long a lease for which no ttl is asked outlives its holder [default: 10s, wan: 30s]
     #[arg(long, value_parser = span::parse, value_name = "SPAN")]
     pub(crate) ttl: Option<Duration>,
@@ -268,6 +301,84 @@ pub(crate) struct RunArgs {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Args)]
+pub(crate) struct CertsArgs {
+    #[command(subcommand)]
+    pub(crate) command: CertsCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum CertsCommand {
+    /// Make an authority: ca.crt for everybody, ca.key for nobody else
+    #[command(after_help = help::CERTS_INIT)]
+    Init(InitArgs),
+    /// Issue certificates: NAME.crt and NAME.key for each name
+    #[command(after_help = help::CERTS_ISSUE)]
+    Issue(IssueArgs),
+    /// Show whose certificates are, and until when they hold
+    #[command(after_help = help::CERTS_SHOW)]
+    Show(ShowArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct InitArgs {
+    /// Where the files go; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// How long the authority holds
+    #[arg(long, value_name = "N", default_value_t = 3650, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) days: u16,
+}
+
+#[derive(Args)]
+pub(crate) struct IssueArgs {
+    /// The names of agents or clients, as they call themselves
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Where the authority is, and where the files go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// What they may do
+    #[arg(long, value_enum, default_value_t = CertRole::Member)]
+    pub(crate) role: CertRole,
+    /// How long they hold
+    #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) days: u16,
+    /// Put them in the place of what is there
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+/// See [`leasehold::Role`].
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum CertRole {
+    /// An agent: everything
+    Member,
+    /// A process without a node: leases, and reading
+    Client,
+    /// Reading alone
+    Reader,
+}
+
+impl From<CertRole> for leasehold::Role {
+    fn from(role: CertRole) -> Self {
+        match role {
+            CertRole::Member => Self::Member,
+            CertRole::Client => Self::Client,
+            CertRole::Reader => Self::Reader,
+        }
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct ShowArgs {
+    /// A file, or a directory for all in it that end in .crt
+    pub(crate) path: PathBuf,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args)]

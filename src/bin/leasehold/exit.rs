@@ -6,7 +6,9 @@ use std::{
     process::ExitCode,
 };
 
-use leasehold::{AcquireError, ConnectError, MemberError, ReadError, RevokeError, StartError};
+use leasehold::{
+    AcquireError, ConfigError, ConfigFault, ConnectError, MemberError, ReadError, RevokeError, StartError,
+};
 
 /// Something went wrong.
 pub(crate) const ERROR: u8 = 1;
@@ -43,6 +45,23 @@ impl Failed {
         Self { code, text: text.to_string() }
     }
 
+    /// Settings are wrong. The library speaks of the builder's methods; here they are flags.
+    pub(crate) fn of_settings(config: &ConfigError) -> Self {
+        let mut text = config.to_string();
+        for fault in &config.faults {
+            text.push_str(match fault {
+                ConfigFault::NotAFounder { .. } => " (here: --founder, and --advertise)",
+                ConfigFault::NoFounders => " (here: --founder, or --join)",
+                ConfigFault::Plaintext { .. } => {
+                    " (here: --tls-ca, --tls-cert and --tls-key, or --danger-plaintext)"
+                }
+                ConfigFault::AllowWithoutTls => " (here: --tls-ca, --tls-cert and --tls-key)",
+                _ => "",
+            });
+        }
+        Self::with(USAGE, text)
+    }
+
     pub(crate) fn code(&self) -> u8 {
         self.code
     }
@@ -65,8 +84,10 @@ pub(crate) fn tell(text: &str) {
 
 impl From<ConnectError> for Failed {
     fn from(error: ConnectError) -> Self {
-        let code = if matches!(error, ConnectError::Config(_)) { USAGE } else { ERROR };
-        Self::with(code, error)
+        match error {
+            ConnectError::Config(config) => Self::of_settings(&config),
+            error => Self::new(error),
+        }
     }
 }
 

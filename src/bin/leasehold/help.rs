@@ -25,6 +25,9 @@ Example:
 pub(crate) const AGENT: &str = "\
 It prints one line, `ready …`, on standard output once it serves, and logs to standard error (RUST_LOG says what).
 
+Where others than this machine can reach it, it needs certificates (--tls-…; `leasehold certs` makes them), as do all who
+ask it. It reads them again while it runs, and warns when its own ends within 30 days.
+
 It forms a cluster with the other founders, or joins one (--join): then it observes, and votes when there is room. What is
 dead is replaced by itself; an agent that has lost its data directory, or keeps none, comes back as a new member.
 
@@ -201,6 +204,43 @@ Exit codes: 0 when it is recovered, 1 when it can't be, 2 when something was not
 
 Example:
   leasehold danger recover --data-dir a --wait-out 10s --yes --cluster 00007c2ad4a86d4f1c9b2f0e6a5d3b18";
+
+/// `certs`'.
+pub(crate) const CERTS: &str = "\
+Two commands make what agents and clients need: `certs init`, once, on a machine that is none of theirs; then `certs issue`
+with the names of all agents, and with --role for those who only ask. Each gets ca.crt and the two files of its name, by
+--tls-ca, --tls-cert and --tls-key (or LEASEHOLD_TLS_CA, LEASEHOLD_TLS_CERT, LEASEHOLD_TLS_KEY). A certificate counts for
+its name and its role alone, at any address.
+
+Files are read again while agents run, so a new certificate is put in the old one's place. To change the authority: let
+--tls-ca be a file with both certificates, everywhere; issue all certificates anew; then take the old one out.
+
+Exit codes: 0 done, 1 an error, 2 a wrong command line.
+
+Example:
+  leasehold certs init --dir certs";
+
+/// `certs init`'s.
+pub(crate) const CERTS_INIT: &str = "\
+What is there is not overwritten.
+
+Example:
+  leasehold certs init --dir certs";
+
+/// `certs issue`'s.
+pub(crate) const CERTS_ISSUE: &str = "\
+In file names, what is no letter, digit, '-', '.', '_' or '~' is written as %XX.
+
+Example:
+  leasehold certs issue a b c --dir certs";
+
+/// `certs show`'s.
+pub(crate) const CERTS_SHOW: &str = "\
+With --json, for each certificate: file, role (authority, member, client, reader, or null), name (or null), expires,
+days_left (negative when it has expired), fingerprint (SHA-256).
+
+Example:
+  leasehold certs show certs";
 
 /// `completions`'.
 pub(crate) const COMPLETIONS: &str = "\

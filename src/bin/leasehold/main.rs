@@ -3,6 +3,7 @@
 mod agent;
 mod args;
 mod by_hand;
+mod certs;
 #[cfg(feature = "chaos")]
 mod chaos;
 mod config;
@@ -19,6 +20,7 @@ mod members;
 mod output;
 mod run;
 mod seam;
+mod secure;
 mod span;
 mod terminal;
 mod watch;
@@ -80,6 +82,7 @@ async fn carry_out(command: Command) -> Result<ExitCode, Failed> {
         Command::Danger(args) => danger::danger(args).await?,
         #[cfg(feature = "chaos")]
         Command::Chaos(args) => chaos::chaos(&args)?,
+        Command::Certs(args) => certs::certs(args)?,
         Command::Completions(args) => manual::completions(&args)?,
         Command::Man(args) => manual::man(&args)?,
     }

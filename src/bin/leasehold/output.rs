@@ -10,15 +10,14 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use leasehold::{AgentName, Client, Mode};
 use serde_json::Value;
 
-use crate::{args::ConnectArgs, exit::Failed};
+use crate::{args::ConnectArgs, exit::Failed, secure};
 
 /// Who only asks doesn't wait for long.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 
 /// A client under this name, for who asks; the agents' addresses are looked through for a short while.
 pub(crate) async fn connect(args: &ConnectArgs, name: Option<&str>) -> Result<Client, Failed> {
-    let name = name.map_or_else(own_name, str::to_owned);
-    Ok(Client::builder(name).agents(&args.connect).connect_within(CONNECT_WITHIN).connect().await?)
+    Ok(secure::client(args, name)?.connect_within(CONNECT_WITHIN).connect().await?)
 }
 
 /// `host/pid`, unless the host's name can't be part of an agent's.

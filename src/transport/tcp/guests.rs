@@ -11,8 +11,8 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::super::{Caller, Role};
-use crate::{name::AgentName, quotas::Quotas};
+use super::super::Caller;
+use crate::{name::AgentName, quotas::Quotas, role::Role};
 
 /// Answers are counted in units of so many bytes, one at least.
 const ANSWER_UNIT_BYTES: usize = 1_024;
@@ -91,7 +91,7 @@ impl Guests {
     pub(super) fn seat(self: &Arc<Self>, caller: &Caller) -> Result<Seat, String> {
         let Quotas { connections, connections_per_peer, .. } = self.quotas;
         // A quarter is kept for members, so that clients can't come between them.
-        let most = if caller.role == Role::Client { connections - connections / 4 } else { connections };
+        let most = if caller.role != Role::Member { connections - connections / 4 } else { connections };
         let key = (caller.role, caller.agent.clone());
         let mut book = self.book();
         if book.connections >= most {
@@ -115,7 +115,7 @@ impl Guests {
             shares: Shares::new(self.quotas.requests_per_peer, self.quotas.answer_bytes_per_peer),
         });
         peer.connections += 1;
-        let shares = (caller.role == Role::Client).then(|| peer.shares.clone());
+        let shares = (caller.role != Role::Member).then(|| peer.shares.clone());
         Ok(Seat { guests: self.clone(), key, shares })
     }
 }

@@ -23,13 +23,14 @@ use tokio_util::sync::DropGuard;
 
 use super::{
     super::{
-        Identity, Lane, Method, Peer,
+        Identity, Lane, Method, Peer, Role,
         error::{CallError, NotSent, Refusal, Stage, Unanswered, tame},
         frame::{Frame, Kind},
         handshake::{self, Host},
         pipe::{self, Closed, Event, FrameReader, Outbox},
     },
     Settings, Shared, set_up,
+    stream::{self, Reader, Stream},
 };
 use crate::runtime::{Either, random_between, select2, sleep, timeout, watch};
 
@@ -135,6 +136,8 @@ struct Connection {
     host: Host,
     /// Who this side said it was.
     greeted_as: Identity,
+    /// Whose certificate the other side has.
+    peer: Arc<stream::Peer>,
     calls: Arc<Calls>,
     outbox: Outbox,
     flight: Arc<Semaphore>,
@@ -143,10 +146,13 @@ struct Connection {
 }
 
 impl Connection {
-    /// Lost, or made by this side under another identity than the present one.
+    /// Lost, or made by this side under another identity than the present one, or with other certificates.
     fn is_stale(&self, shared: &Shared) -> bool {
         let ours = shared.identity.borrow();
-        ours.cluster != self.greeted_as.cluster || ours.node != self.greeted_as.node || self.calls.is_lost()
+        ours.cluster != self.greeted_as.cluster
+            || ours.node != self.greeted_as.node
+            || self.peer.is_of_old_certificates()
+            || self.calls.is_lost()
     }
 
     /// Asks and waits for the answer; `None` when the connection was lost before anything was sent.
@@ -160,6 +166,14 @@ impl Connection {
         stage.sent();
         Some(answer.await.unwrap_or(Reply::Lost(Unanswered::ShutDown)))
     }
+}
+
+/// What connecting and greeting have come to.
+struct Connected {
+    stream: Stream,
+    peer: stream::Peer,
+    host: Host,
+    greeted_as: Identity,
 }
 
 #[derive(Clone)]
@@ -296,7 +310,7 @@ impl Link {
             Either::Second(dialled) => dialled,
         };
         let reason = match dialled {
-            Ok((stream, host, greeted_as)) => match self.read(shared, stream, host, greeted_as).await {
+            Ok(connected) => match self.read(shared, connected).await {
                 Some(reason) => reason,
                 None => return,
             },
@@ -311,24 +325,32 @@ impl Link {
     }
 
     /// Connects and greets.
-    async fn connect(&self, shared: &Arc<Shared>) -> Result<(TcpStream, Host, Identity), NotSent> {
+    async fn connect(&self, shared: &Arc<Shared>) -> Result<Connected, NotSent> {
         let within = shared.settings.connect_within;
         let stream = timeout(within, self.reach()).await;
-        let mut stream = stream.map_err(|_| NotSent::ConnectTimedOut { within })??;
+        let stream = stream.map_err(|_| NotSent::ConnectTimedOut { within })??;
         let ours = shared.identity.borrow().clone();
         let within = shared.settings.handshake_within;
         let greeting = timeout(within, async {
             let failed = |detail| NotSent::Handshake { detail };
+            let security = &shared.settings.security;
+            let (mut stream, peer) = stream::call(security, stream).await?;
             let hello = handshake::hello(&ours, self.lane);
             stream.write_all(&hello).await.map_err(|error| failed(error.to_string()))?;
+            stream.flush().await.map_err(|error| failed(error.to_string()))?;
             let (head, body) = pipe::read_greeting(&mut stream).await.map_err(|e| failed(e.0))?;
-            handshake::conclude(&ours, &head, &body)
+            let host = handshake::conclude(&ours, &head, &body)?;
+            if let Some(bearer) = peer.bearer() {
+                // Only members answer.
+                bearer.vouches_for(Role::Member, &host.agent, security).map_err(failed)?;
+            }
+            Ok((stream, peer, host))
         });
         let late = NotSent::Handshake { detail: format!("nobody answered the hello within {within:?}") };
-        let host = greeting.await.unwrap_or(Err(late))?;
+        let (stream, peer, host) = greeting.await.unwrap_or(Err(late))?;
         tracing::debug!(address = self.address, lane = ?self.lane, peer = %host.agent, node = ?host.node,
             version = host.version, "connected");
-        Ok((stream, host, ours))
+        Ok(Connected { stream, peer, host, greeted_as: ours })
     }
 
     /// A TCP connection to the first of the address's hosts that takes one.
@@ -350,10 +372,9 @@ impl Link {
     async fn read(
         &self,
         shared: &Arc<Shared>,
-        stream: TcpStream,
-        host: Host,
-        greeted_as: Identity,
+        Connected { stream, peer, host, greeted_as }: Connected,
     ) -> Option<NotSent> {
+        let peer = Arc::new(peer);
         let (reader, writer) = stream.into_split();
         let stop = shared.stop.child_token();
         let calls = Arc::new(Calls::new());
@@ -362,6 +383,7 @@ impl Link {
         let connection = Connection {
             host,
             greeted_as,
+            peer: Arc::clone(&peer),
             calls: Arc::clone(&calls),
             outbox: outbox.clone(),
             flight: Arc::clone(&flight),
@@ -380,10 +402,10 @@ impl Link {
         self.state.send_replace(State::Up(Arc::new(connection)));
 
         let reader = FrameReader::new(reader, shared.settings.keepalive);
-        let read = receive(reader, &calls, &outbox, &shared.settings);
+        let read = select2(peer.outlives(), receive(reader, &calls, &outbox, &shared.settings));
         let detail = match select2(stop.cancelled(), read).await {
             Either::First(()) => "it was closed".to_owned(),
-            Either::Second(detail) => detail,
+            Either::Second(Either::First(detail) | Either::Second(detail)) => detail,
         };
         let down = shared.stop.is_cancelled();
         calls.lose(if down {
@@ -418,7 +440,7 @@ impl Link {
 
 /// Hands out the answers that come, until none come any more; says why.
 async fn receive(
-    mut reader: FrameReader<tokio::net::tcp::OwnedReadHalf>,
+    mut reader: FrameReader<Reader>,
     calls: &Calls,
     outbox: &Outbox,
     settings: &Settings,

@@ -9,7 +9,7 @@ use std::{net::SocketAddr, sync::Arc, task::Poll, time::Duration};
 use bytes::Bytes;
 use tokio::{
     io::AsyncWriteExt as _,
-    net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
+    net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,7 @@ use super::{
     Shared,
     guests::{Full, Greeting, Seat},
     set_up,
+    stream::{self, Peer, Reader, Stream},
 };
 use crate::runtime::{Either, select2, sleep, timeout};
 
@@ -75,16 +76,16 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, handler: 
 /// One connection, from greeting to end.
 async fn receive(
     shared: &Arc<Shared>,
-    mut stream: TcpStream,
+    stream: TcpStream,
     remote: SocketAddr,
     handler: Arc<dyn Handler>,
     place: Greeting,
     stop: &CancellationToken,
 ) {
     let within = shared.settings.handshake_within;
-    let greeted = timeout(within, greet(shared, &mut stream, remote, &*handler)).await;
+    let greeted = timeout(within, greet(shared, stream, remote, &*handler)).await;
     drop(place);
-    let (caller, seat) = match greeted {
+    let (caller, seat, stream, peer) = match greeted {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(why)) => {
             tracing::warn!(%remote, %why, "refused a connection");
@@ -114,22 +115,31 @@ async fn receive(
         seat: Arc::new(seat),
         stop: stop.clone(),
     };
-    let why = desk.answer(reader).await;
+    let why = match select2(peer.outlives(), desk.answer(reader)).await {
+        Either::First(why) | Either::Second(why) => why,
+    };
     tracing::debug!(%remote, peer = %desk.caller.agent, why, "a connection ended");
 }
 
 /// Greets whoever connected. Who isn't welcome is told why, if it spoke our language at all.
 async fn greet(
     shared: &Shared,
-    stream: &mut TcpStream,
+    stream: TcpStream,
     remote: SocketAddr,
     handler: &dyn Handler,
-) -> Result<(Caller, Seat), String> {
-    set_up(stream).map_err(|error| error.to_string())?;
-    let (head, body) = pipe::read_greeting(stream).await.map_err(|malformed| malformed.0)?;
+) -> Result<(Caller, Seat, Stream, Peer), String> {
+    set_up(&stream).map_err(|error| error.to_string())?;
+    let (mut stream, peer) = stream::answer(&shared.settings.security, stream).await?;
+    let (head, body) = pipe::read_greeting(&mut stream).await.map_err(|malformed| malformed.0)?;
     let ours = shared.identity.borrow().clone();
     let verdict =
-        handshake::receive(&ours, &head, &body, &remote.to_string()).and_then(|(caller, version)| {
+        handshake::receive(&ours, &head, &body, &remote.to_string()).and_then(|(mut caller, version)| {
+            if let Some(bearer) = peer.bearer() {
+                bearer
+                    .vouches_for(caller.role, &caller.agent, &shared.settings.security)
+                    .map_err(|text| Rejection { code: RejectCode::Security, text })?;
+                caller.rights = bearer.role;
+            }
             handler
                 .admit(&caller)
                 .map_err(|refusal| Rejection { code: RejectCode::Caller, text: refusal.text })?;
@@ -141,8 +151,12 @@ async fn greet(
         });
     match verdict {
         Ok((caller, version, seat)) => {
-            stream.write_all(&handshake::welcome(&ours, version)).await.map_err(|error| error.to_string())?;
-            Ok((caller, seat))
+            let told = async {
+                stream.write_all(&handshake::welcome(&ours, version)).await?;
+                stream.flush().await
+            };
+            told.await.map_err(|error| error.to_string())?;
+            Ok((caller, seat, stream, peer))
         }
         Err(rejection) => {
             let told = async {
@@ -167,7 +181,7 @@ struct Desk {
 
 impl Desk {
     /// Answers until the connection ends; says why it did.
-    async fn answer(&self, mut reader: FrameReader<OwnedReadHalf>) -> String {
+    async fn answer(&self, mut reader: FrameReader<Reader>) -> String {
         let flight = pipe::flight();
         loop {
             let frame = match reader.next().await {

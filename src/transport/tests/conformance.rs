@@ -11,6 +11,11 @@ macro_rules! on_every_network {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $clause() { super::$clause(&super::Tcp).await })*
         }
+        #[cfg(feature = "tls")]
+        mod over_tls {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $clause() { super::$clause(&super::tls::OverTls::new()).await })*
+        }
         mod in_process {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $clause() { super::$clause(&super::InProcess::new()).await })*

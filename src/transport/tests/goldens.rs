@@ -23,11 +23,12 @@ fn identity(role: Role) -> Identity {
 #[test]
 fn every_hello_is_sent_as_ever() {
     let mut goldens = Vec::new();
-    for role in [Role::Member, Role::Client] {
+    for role in Role::ALL {
         for lane in Lane::ALL {
             let who = match role {
                 Role::Member => "member",
                 Role::Client => "client",
+                Role::Reader => "reader",
             };
             let which = match lane {
                 Lane::Control => "control",
@@ -39,7 +40,11 @@ fn every_hello_is_sent_as_ever() {
             let (head, body) = Head::split(&golden).unwrap();
             let (caller, version) = receive(&identity(Role::Member), &head, body, "there").unwrap();
             let Identity { cluster, node, role, agent } = identity(role);
-            assert_eq!(caller, Caller { cluster, node, role, agent, lane, remote: "there".to_owned() });
+            let rights = if role == Role::Reader { role } else { Role::Member };
+            assert_eq!(
+                caller,
+                Caller { cluster, node, role, rights, agent, lane, remote: "there".to_owned() }
+            );
             assert_eq!(version, *VERSIONS.end());
             goldens.push(golden);
         }
@@ -69,6 +74,7 @@ fn every_answer_to_a_hello_is_sent_as_ever() {
         RejectCode::TooManyConnections,
         RejectCode::Malformed,
         RejectCode::Overtaken,
+        RejectCode::Security,
         RejectCode::Other(0x0102),
     ];
     let mut goldens = vec![welcomed];
@@ -80,6 +86,7 @@ fn every_answer_to_a_hello_is_sent_as_ever() {
             RejectCode::TooManyConnections => "too_many_connections",
             RejectCode::Malformed => "malformed",
             RejectCode::Overtaken => "overtaken",
+            RejectCode::Security => "tls",
             RejectCode::Other(_) => "other",
         };
         let rejection = Rejection { code, text: "upgrade it".to_owned() };

@@ -76,7 +76,7 @@ async fn next_frame(stream: &mut TcpStream, buffer: &mut BytesMut) -> Frame {
 
 /// What was logged from warnings up.
 #[derive(Clone, Default)]
-struct Log(Arc<StdMutex<Vec<u8>>>);
+pub(super) struct Log(Arc<StdMutex<Vec<u8>>>);
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -90,12 +90,17 @@ impl io::Write for Log {
 }
 
 impl Log {
+    #[cfg(feature = "tls")]
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+
     fn lines(&self) -> usize {
         self.0.lock().unwrap().iter().filter(|byte| **byte == b'\n').count()
     }
 
     /// Until the guard is dropped, for this thread: the tests' runtimes have only one.
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+    pub(super) fn listen(&self) -> tracing::subscriber::DefaultGuard {
         let log = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::WARN)

@@ -5,6 +5,8 @@ mod goldens;
 mod hostile_peer;
 mod in_process;
 mod speed;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::sync::{
     Mutex,

@@ -42,8 +42,8 @@ use self::teller::Teller;
 use crate::{
     args::RunArgs,
     exit::{self, Failed},
-    output,
     seam::{self, Either, Signals, select2},
+    secure,
 };
 
 /// A lease that is lost is given back for at most this long.
@@ -84,8 +84,7 @@ async fn run_and_tell(mut args: RunArgs, teller: &Teller) -> Result<u8, Failed> 
     // Not to wait at all is not to wait for a turn that comes at once.
     args.no_wait |= args.wait.is_some_and(|wait| wait.is_zero());
     let mut signals = Signals::of(&HEARD)?;
-    let holder = args.holder.clone().unwrap_or_else(output::own_name);
-    let connecting = Client::builder(holder).agents(&args.connect.connect).connect();
+    let connecting = secure::client(&args.connect, args.holder.as_deref())?.connect();
     let client = match select2(connecting, ending(&mut signals)).await {
         Either::First(connected) => connected?,
         Either::Second(signal) => return Ok(seam::code_of(signal.as_raw())),

@@ -19,8 +19,8 @@ pub const REASON_BYTES_MAX: usize = 512;
 pub const LEASES_MAX: usize = 1_000_000;
 /// The most waiters in one queue.
 pub const WAITERS_PER_NAME_MAX: usize = 100_000;
-/// A forced recovery goes on so many log indexes above the last one that the copy has: more than a lost majority can have
-/// written beyond it (at a million entries a second, 12 days' worth).
+/// How many log indexes above the last one that its copy has a forced recovery goes on: more than a lost majority can
+/// have written beyond it (at a million entries a second, 12 days' worth).
 pub const FORCED_INDEX_STEP: u64 = 1 << 40;
 /// The longest that an agent works on one question of a client's.
 pub const ASK_MAX: Duration = Duration::from_secs(30);

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{check, history::Probe, history::Settling, sim::Sim, workload::soon, world::Fault};
-use crate::{MemberReport, MemberRole, Name, NodeId};
+use crate::{MemberRole, Name, NodeId};
 
 const MS: Duration = Duration::from_millis(1);
 /// How long electing a leader may take, when everything is mended.
@@ -23,14 +23,14 @@ pub(super) async fn ending(sim: &Sim, names: Vec<&'static str>, spans: (Duration
     let (ttl_max, lock_delay_max) = spans;
     let within = ELECTED_WITHIN + SPANS_MAX * (ttl_max + ttl_max / 50) + 2 * lock_delay_max;
     let mut living: Vec<usize> = (0..sim.agents()).filter(|agent| sim.lives(*agent) > 0).collect();
-    let voters = match sim.fleet().voters_max() {
-        None => living.clone(),
+    let (voters, count) = match sim.fleet().voters_max() {
+        None => (living.clone(), living.len()),
         Some(voters_max) => {
             let probed = probe(sim, &names, &living, within);
             futures_util::join!(probed, settle(sim, &living, voters_max)).1
         }
     };
-    let spare = voters.len().saturating_sub(1) / 2;
+    let spare = voters.len().saturating_sub(count / 2 + 1);
     let mut dead_voters = 0;
     for _ in 0..sim.random_below(spare as u64 + 1) {
         let dead = living.remove(sim.random_below(living.len() as u64) as usize);
@@ -38,7 +38,7 @@ pub(super) async fn ending(sim: &Sim, names: Vec<&'static str>, spans: (Duration
         sim.fault(Fault::Crash(dead));
         sim.recorder().write(|history| history.left_dead.push(dead));
     }
-    let is_bare = dead_voters > 0 && voters.len() - dead_voters == voters.len() / 2 + 1;
+    let is_bare = dead_voters > 0 && voters.len() - dead_voters == count / 2 + 1;
     sim.recorder().write(|history| history.bare_quorum = is_bare);
     probe(sim, &names, &living, within).await;
     // The others hear of it.
@@ -88,8 +88,8 @@ async fn probe(sim: &Sim, names: &[&'static str], living: &[usize], within: Dura
     futures_util::future::join_all(probes).await;
 }
 
-/// Waits until the membership is what it should be. Returns the agents that vote then.
-async fn settle(sim: &Sim, living: &[usize], voters_max: usize) -> Vec<usize> {
+/// Waits until the membership is what it should be. Returns the agents that vote then, and how many voters there are.
+async fn settle(sim: &Sim, living: &[usize], voters_max: usize) -> (Vec<usize>, usize) {
     let from = sim.now();
     let mut wrong = "no leader was found".to_owned();
     let mut turns = living.iter().cycle();
@@ -105,11 +105,11 @@ async fn settle(sim: &Sim, living: &[usize], voters_max: usize) -> Vec<usize> {
                     let at = Some(sim.now());
                     let settling = Settling { from, within: SETTLED_WITHIN, at, wrong: String::new() };
                     sim.recorder().write(|history| history.settling = Some(settling));
+                    let voters = || members.iter().filter(|member| member.role != MemberRole::Observer);
                     let votes = |agent: &&usize| {
-                        let votes = |member: &&MemberReport| Some(member.node) == sim.fleet().node(**agent);
-                        members.iter().find(votes).is_some_and(|member| member.role != MemberRole::Observer)
+                        voters().any(|member| Some(member.node) == sim.fleet().node(**agent))
                     };
-                    return living.iter().filter(votes).copied().collect();
+                    return (living.iter().filter(votes).copied().collect(), voters().count());
                 }
                 Some(what) => wrong = what,
             }
@@ -119,5 +119,5 @@ async fn settle(sim: &Sim, living: &[usize], voters_max: usize) -> Vec<usize> {
     let settling = Settling { from, within: SETTLED_WITHIN, at: None, wrong };
     sim.recorder().write(|history| history.settling = Some(settling));
     // Who may die is not known.
-    Vec::new()
+    (Vec::new(), 0)
 }

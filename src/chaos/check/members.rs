@@ -98,9 +98,8 @@ pub fn wrong_members(
     voters_max: usize,
 ) -> Option<String> {
     let name = |member: &MemberReport| format!("{} ({})", member.agent, member.node);
-    if let Some(gone) = reported.iter().find(|member| !wanted.contains_key(&member.node)) {
-        return Some(format!("{} is a member, and is gone", name(gone)));
-    }
+    let is_gone = |member: &&MemberReport| !wanted.contains_key(&member.node);
+    let gone: Vec<&MemberReport> = reported.iter().filter(is_gone).collect();
     if let Some(missing) = wanted.keys().find(|node| reported.iter().all(|member| member.node != **node)) {
         return Some(format!("{missing} is no member, and lives"));
     }
@@ -113,8 +112,14 @@ pub fn wrong_members(
     if voters.len() > voters_max {
         return Some(format!("{} vote, and there may be {voters_max}", voters.len()));
     }
+    let willing = observers.iter().filter(|member| wanted.get(&member.node) == Some(&true)).count();
+    // One of an odd number may stay if nobody can take its place: without it they would bear no more losses.
+    let votes = |member: &&&MemberReport| member.role != MemberRole::Observer;
+    let may_stay = usize::from(voters.len() % 2 == 1 && willing == 0 && voters.len() > 1);
+    if let Some(gone) = gone.iter().find(|member| !votes(member)).or(gone.get(may_stay)) {
+        return Some(format!("{} is a member, and is gone", name(gone)));
+    }
     // As many as there may be; an odd number, as long as nobody has to be excluded for that.
-    let willing = observers.iter().filter(|member| !unwilling(member)).count();
     let wants = 1 + voters.len() % 2;
     let more = willing >= wants && voters.len() + wants <= voters_max;
     more.then(|| format!("{} vote, and {willing} more would; there may be {voters_max}", voters.len()))
@@ -207,7 +212,11 @@ mod tests {
         assert!(wrong(3, 2, &all[..5], 5), "two more would vote");
         assert!(wrong(4, 1, &all[..5], 5), "one more would");
         assert!(wrong(5, 0, &all[..5], 3), "too many");
-        assert!(wrong(3, 0, &all[..2], 5), "one is gone");
+        assert!(wrong(4, 0, &all[..3], 5) && wrong(3, 0, &all[..1], 5), "more are gone than may stay");
+        assert!(!wrong(3, 0, &all[..2], 5), "nobody is there for its place");
+        let others = [(1, true), (2, true), (4, true)];
+        assert!(wrong(3, 1, &others, 5), "somebody is");
+        assert!(wrong(3, 1, &all[..3], 5), "it only observes");
         assert!(wrong(3, 0, &all[..4], 5), "one is missing");
         let some = [(1, true), (2, true), (3, true), (4, false), (5, false)];
         assert!(!wrong(3, 2, &some, 5), "they only observe");

@@ -19,8 +19,8 @@ pub const REASON_BYTES_MAX: usize = 512;
 pub const LEASES_MAX: usize = 1_000_000;
 /// The most waiters in one queue.
 pub const WAITERS_PER_NAME_MAX: usize = 100_000;
-/// A forced recovery goes on so many log indexes above the last one that the copy has: more than a lost majority can have
-/// written beyond it (at a million entries a second, 12 days' worth).
+/// How many log indexes above the last one that its copy has a forced recovery goes on: more than a lost majority can
+/// have written beyond it (at a million entries a second, 12 days' worth).
 pub const FORCED_INDEX_STEP: u64 = 1 << 40;
 /// The longest that an agent works on one question of a client's.
 pub const ASK_MAX: Duration = Duration::from_secs(30);
@@ -65,7 +65,7 @@ pub const ENTRY_BYTES_MAX: usize = 15 * 1024;
 
 /// The most requests that one connection has in flight.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 1_024;
-/// So many addresses are remembered with how calls to them fare; beyond them, those that are not in use are forgotten.
+/// The most addresses that are remembered with how calls to them fare; beyond them, those not in use are forgotten.
 pub const LINKS_MAX: usize = 1_024;
 /// The most applied changes that an agent remembers: a watcher that asks for older ones is told that it lags.
 pub const WATCH_BACKLOG_MAX: usize = 16_384;

@@ -5,13 +5,15 @@
 //! the listener has been told of completely. The leader's deadlines rely on it: they are built under a read lock,
 //! and no grant can slip between the table that they were built from and the first event that they hear of.
 
+#[cfg(feature = "chaos")]
+use std::collections::{BTreeMap, BTreeSet};
 use std::{
     io,
     sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
 };
 
 #[cfg(feature = "chaos")]
-use crate::flaw::planted;
+use crate::{flaw::planted, id::NodeId};
 use crate::{
     runtime::watch,
     table::{Entry, Event, Outcome, Table},
@@ -24,6 +26,19 @@ pub(crate) trait Applied: Send + Sync {
 
     /// The table was replaced by a snapshot: some entries were applied unseen.
     fn replaced(&self, index: u64, table: &Table);
+
+    /// An entry that is about to be applied sets this membership. For those who look on in a simulation.
+    #[cfg(feature = "chaos")]
+    fn reconfigured(&self, _index: u64, _term: u64, _configuration: &Configuration) {}
+}
+
+/// A membership, as an entry has it.
+#[cfg(feature = "chaos")]
+pub(crate) struct Configuration {
+    /// Of each of these sets a majority must agree. Two, where a change of voters is half done.
+    pub(crate) voters: Vec<BTreeSet<NodeId>>,
+    /// All members, with their agents' names.
+    pub(crate) members: BTreeMap<NodeId, String>,
 }
 
 /// The table and its position in the log.
@@ -114,6 +129,14 @@ impl Replica {
         self.tell(&state);
         drop(state);
         self.index.send_replace(index);
+    }
+
+    /// Tells of a membership that is about to be [passed](Self::pass).
+    #[cfg(feature = "chaos")]
+    pub(crate) fn reconfigured(&self, index: u64, term: u64, configuration: &Configuration) {
+        if let Some(listener) = self.listener.get().and_then(Weak::upgrade) {
+            listener.reconfigured(index, term, configuration);
+        }
     }
 
     fn tell(&self, state: &State) {

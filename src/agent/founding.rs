@@ -169,7 +169,8 @@ impl Founding {
     /// Answers another founder. Blocks while a promise is written down.
     pub(crate) fn answer(&self, question: Question, from: &str) -> Reply {
         match question {
-            Question::Greet { founders, .. } if founders != self.founders => {
+            // One that joins founds nothing: it says which cluster it belongs to, as soon as it does.
+            Question::Greet { founders, .. } if founders != self.founders && !self.knows_of_a_cluster() => {
                 if self.plan.borrow().is_none() {
                     self.disagreement.send_replace(Some((from.to_owned(), founders)));
                 }
@@ -228,6 +229,12 @@ impl Founding {
             *joined = Some(cluster);
         }
         Ok(())
+    }
+
+    /// Whether it has no founders' list of its own, and belongs to a cluster.
+    fn knows_of_a_cluster(&self) -> bool {
+        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        self.founders.is_empty() && (joined.is_some() || self.plan.borrow().is_some())
     }
 
     fn is_former(&self) -> bool {
@@ -348,6 +355,8 @@ impl Founding {
                             return Err(StartError::SameNode { node, address });
                         }
                     }
+                    // It joins, and does not belong to a cluster yet.
+                    Some(Reply::OtherList { founders }) if founders.is_empty() => {}
                     Some(Reply::OtherList { founders }) => return Err(self.disagree(address, founders)),
                     _ => {}
                 }

@@ -25,6 +25,7 @@ mod place;
 mod route;
 mod serve;
 mod starting;
+mod turns;
 mod watching;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -324,6 +325,16 @@ impl Agent {
     #[must_use]
     pub fn status(&self) -> StatusReport {
         self.node().status()
+    }
+
+    /// Who votes, if this agent leads, was heard by a quorum a moment ago, and has no change of them under way.
+    #[cfg(feature = "chaos")]
+    pub(crate) fn settled_voters(&self) -> Option<std::collections::BTreeSet<NodeId>> {
+        let consensus = &self.node().consensus;
+        let membership = consensus.membership();
+        let is_settled = membership.is_committed && !membership.is_joint && consensus.quorum_is_fresh();
+        let voters = membership.members.into_iter().filter(|(_, (_, votes))| *votes);
+        is_settled.then(|| voters.map(|(node, _)| node).collect())
     }
 
     /// Resolves when the agent has stopped for good, with the reason: it was shut down, or its storage failed and it

@@ -7,6 +7,7 @@ use super::{
     history::Disturbance,
     sim::Sim,
     swarm::{Episode, Faults, Trouble, Whom},
+    turnover::Turnover,
     world::{DiskFault, Fault, Weather},
 };
 use crate::{message::MemberRole, runtime};
@@ -24,16 +25,18 @@ type Down = Rc<[Cell<u32>]>;
 /// Carries the schedule out, but for what is left out of it, until its span is over, and mends everything then.
 pub(super) async fn direct(sim: &Sim, whole: Vec<(usize, Episode)>, faults: &Faults, span: Duration) {
     let down: Down = (0..sim.agents()).map(|_| Cell::new(0)).collect();
+    let turnover = Rc::new(Turnover::default());
     let began = sim.now();
     for (number, episode) in whole {
         let (ours, down, keeps) = (sim.clone(), down.clone(), faults.keeps(number));
+        let turnover = turnover.clone();
         sim.outside(async move {
             ours.sleep(episode.from).await;
             // One that is left out has its task all the same: before its time, the run is the same to the bit.
             if !keeps {
                 return;
             }
-            carry_out(&ours, number, &episode, &down).await;
+            carry_out(&ours, number, &episode, &down, &turnover).await;
         });
     }
     let watched = runtime::select2(keep_up(sim, &down, began + span), watch_points(sim, &down, began + span));
@@ -53,7 +56,10 @@ async fn keep_up(sim: &Sim, down: &Down, end: Duration) {
         }
         sim.sleep(left.min(LOOK_EVERY)).await;
         for agent in 0..sim.agents() {
-            if down.get(agent).is_none_or(|down| down.get() > 0) || is_sound(sim, agent) {
+            if down.get(agent).is_none_or(|down| down.get() > 0)
+                || is_sound(sim, agent)
+                || !is_wanted(sim, agent)
+            {
                 stopped.remove(&agent);
                 continue;
             }
@@ -91,7 +97,7 @@ fn hold_down(down: &Down, agent: usize) {
 fn let_go(sim: &Sim, down: &Down, agent: usize, runs_out: bool) {
     let Some(down) = down.get(agent) else { return };
     down.set(down.get().saturating_sub(1));
-    if down.get() == 0 && (runs_out || !is_sound(sim, agent)) {
+    if down.get() == 0 && (runs_out || !is_sound(sim, agent)) && is_wanted(sim, agent) {
         sim.fault(Fault::Restart(agent));
     }
 }
@@ -111,10 +117,15 @@ fn mend(sim: &Sim) {
     for agent in 0..sim.agents() {
         sim.fault(Fault::Disk { agent, fault: DiskFault::Heal });
         sim.fault(Fault::Resume(agent));
-        if !is_sound(sim, agent) {
+        if !is_sound(sim, agent) && is_wanted(sim, agent) {
             sim.fault(Fault::Restart(agent));
         }
     }
+}
+
+/// Whether it was ever started: one beyond the founders may not be.
+fn is_wanted(sim: &Sim, agent: usize) -> bool {
+    sim.lives(agent) > 0
 }
 
 /// Who leads.
@@ -140,9 +151,13 @@ fn found(sim: &Sim, whom: Whom) -> usize {
     }
 }
 
-async fn carry_out(sim: &Sim, number: usize, episode: &Episode, down: &Down) {
+async fn carry_out(sim: &Sim, number: usize, episode: &Episode, down: &Down, turnover: &Rc<Turnover>) {
     let whom = episode.trouble.whom().map(|whom| found(sim, whom));
     let from = sim.now();
+    if !may_be(sim, &episode.trouble, whom.unwrap_or(0), turnover) {
+        sim.note(format!("does not begin: #{number}"));
+        return;
+    }
     let disturbance = Disturbance {
         number,
         text: episode.trouble.to_string(),
@@ -157,11 +172,16 @@ async fn carry_out(sim: &Sim, number: usize, episode: &Episode, down: &Down) {
     };
     sim.note(format!("begins: {disturbance}"));
     sim.recorder().write(|history| history.disturbances.push(disturbance));
-    let ways = ways(sim.agents(), &episode.trouble, whom.unwrap_or(0));
+    let ways = ways((sim.founders(), sim.agents()), &episode.trouble, whom.unwrap_or(0));
     let agent = whom.unwrap_or(0);
     let holds_down = matches!(
         episode.trouble,
-        Trouble::Crash(_) | Trouble::PowerLoss(_) | Trouble::PowerLossOfAll | Trouble::ShutDown(_)
+        Trouble::Crash(_)
+            | Trouble::PowerLoss(_)
+            | Trouble::PowerLossOfAll
+            | Trouble::ShutDown(_)
+            | Trouble::Leave(_)
+            | Trouble::LoseDisk(..)
     );
     let of: Vec<usize> = match episode.trouble {
         Trouble::PowerLossOfAll => (0..sim.agents()).collect(),
@@ -171,6 +191,7 @@ async fn carry_out(sim: &Sim, number: usize, episode: &Episode, down: &Down) {
         of.iter().for_each(|agent| hold_down(down, *agent));
     }
     begin(sim, &episode.trouble, agent, &ways);
+    let leaving = matches!(episode.trouble, Trouble::Leave(_)).then(|| leave(sim, agent, turnover));
     if let Trouble::Flap(_, period) = episode.trouble {
         let end = sim.now() + episode.lasts;
         while sim.now() + 2 * period < end {
@@ -184,8 +205,9 @@ async fn carry_out(sim: &Sim, number: usize, episode: &Episode, down: &Down) {
         sim.sleep(episode.lasts).await;
     }
     if holds_down {
-        // One that still shuts down has had its time.
-        let runs_out = matches!(episode.trouble, Trouble::ShutDown(_));
+        // One that still shuts down, or leaves, has had its time.
+        let still_leaves = leaving.is_some_and(|leaving| leaving.get());
+        let runs_out = still_leaves || matches!(episode.trouble, Trouble::ShutDown(_));
         of.into_iter().for_each(|agent| let_go(sim, down, agent, runs_out));
     } else {
         end(sim, &episode.trouble, agent, &ways);
@@ -193,27 +215,61 @@ async fn carry_out(sim: &Sim, number: usize, episode: &Episode, down: &Down) {
     sim.note(format!("ends: #{number}"));
 }
 
-/// The ways that it cuts.
-fn ways(agents: usize, trouble: &Trouble, agent: usize) -> Vec<(usize, usize)> {
+/// Whether it may begin now: nobody leaves, or loses its disk, where what is promised could not survive it.
+fn may_be(sim: &Sim, trouble: &Trouble, agent: usize, turnover: &Turnover) -> bool {
+    match trouble {
+        Trouble::Leave(_) => {
+            let serves = sim.agent(agent).is_some_and(|agent| agent.status().stopped.is_none());
+            serves && turnover.leaves(sim)
+        }
+        Trouble::LoseDisk(..) => is_wanted(sim, agent) && turnover.loses_disk(sim, agent),
+        _ => true,
+    }
+}
+
+/// Lets the agent leave. What is returned is true while it does.
+fn leave(sim: &Sim, agent: usize, turnover: &Rc<Turnover>) -> Rc<Cell<bool>> {
+    let goes_on = Rc::new(Cell::new(true));
+    if let Some(handle) = sim.agent(agent) {
+        let departure = sim.recorder().departs(agent, leader(sim) == Some(agent));
+        let job = sim.on(agent, async move { handle.leave().await.is_ok() });
+        let (ours, turnover, goes_on) = (sim.clone(), turnover.clone(), goes_on.clone());
+        sim.outside(async move {
+            // What it does not say, its process has ended.
+            if let Ok(left) = job.await {
+                ours.recorder().departed(departure, left);
+            }
+            goes_on.set(false);
+            turnover.has_left(&ours);
+        });
+    }
+    goes_on
+}
+
+/// The ways that it cuts. Its shapes are those of the founders, and the others stand beside them.
+fn ways((founders, agents): (usize, usize), trouble: &Trouble, agent: usize) -> Vec<(usize, usize)> {
     let others = (0..agents).filter(|other| *other != agent);
     let cut = |apart: &dyn Fn(usize, usize) -> bool| {
-        let all = (0..agents).flat_map(|from| (0..agents).map(move |to| (from, to)));
+        let all = (0..founders).flat_map(|from| (0..founders).map(move |to| (from, to)));
         all.filter(|(from, to)| from != to && apart(*from, *to)).collect()
     };
     match trouble {
         Trouble::Deafen(_) => others.map(|other| (other, agent)).collect(),
         Trouble::Mute(_) => others.map(|other| (agent, other)).collect(),
-        Trouble::Split(side) => cut(&|from, to| side.contains(&from) != side.contains(&to)),
+        Trouble::Split(side) => {
+            let all = (0..agents).flat_map(|from| (0..agents).map(move |to| (from, to)));
+            all.filter(|(from, to)| side.contains(from) != side.contains(to)).collect()
+        }
         Trouble::Bridge(over) => {
             // The bridge is counted to neither half.
-            let half = |agent: usize| (agent + agents - over) % agents > agents / 2;
+            let half = |agent: usize| (agent + founders - over) % founders > founders / 2;
             cut(&|from, to| from != *over && to != *over && half(from) != half(to))
         }
         Trouble::Ring => {
-            let apart = |from: usize, to: usize| (from + agents - to) % agents;
-            // Of three agents each is the others' neighbour: the ring is broken in one place.
-            match agents {
-                0..=3 => vec![(0, agents.saturating_sub(1)), (agents.saturating_sub(1), 0)],
+            let apart = |from: usize, to: usize| (from + founders - to) % founders;
+            // Of three founders each is the others' neighbour: the ring is broken in one place.
+            match founders {
+                0..=3 => vec![(0, founders.saturating_sub(1)), (founders.saturating_sub(1), 0)],
                 _ => cut(&|from, to| !matches!(apart(from, to).min(apart(to, from)), 1)),
             }
         }
@@ -246,6 +302,10 @@ fn begin(sim: &Sim, trouble: &Trouble, agent: usize, ways: &[(usize, usize)]) {
         Trouble::WallClock(_, wrong_ms) => sim.fault(Fault::WallClock { agent, wrong_ms: *wrong_ms }),
         Trouble::Disk(_, fault) => sim.fault(Fault::Disk { agent, fault: *fault }),
         Trouble::FaultPoints(faults) => sim.fault(Fault::ArmPoints(*faults)),
+        Trouble::Join(_, observer) => sim.fault(Fault::Join { agent, observer: *observer }),
+        // It takes a while: see `leave`.
+        Trouble::Leave(_) => {}
+        Trouble::LoseDisk(_, joins) => sim.fault(Fault::Wipe { agent, joins: *joins }),
     }
 }
 
@@ -284,20 +344,20 @@ mod tests {
 
     #[test]
     fn a_ring_is_one_of_majorities_and_a_bridge_joins_two_halves() {
-        let ring = ways(5, &Trouble::Ring, 0);
+        let ring = ways((5, 5), &Trouble::Ring, 0);
         assert_eq!(reached(5, &ring, 0), [0, 1, 4]);
         assert_eq!(reached(5, &ring, 3), [2, 3, 4]);
-        let bridge = ways(5, &Trouble::Bridge(2), 0);
+        let bridge = ways((5, 5), &Trouble::Bridge(2), 0);
         assert_eq!(reached(5, &bridge, 2), [0, 1, 2, 3, 4]);
         assert_eq!(reached(5, &bridge, 3), [2, 3, 4]);
         assert_eq!(reached(5, &bridge, 0), [0, 1, 2]);
-        assert_eq!(reached(3, &ways(3, &Trouble::Ring, 0), 0), [0, 1]);
+        assert_eq!(reached(3, &ways((3, 3), &Trouble::Ring, 0), 0), [0, 1]);
     }
 
     #[test]
     fn one_way_is_one_way() {
-        assert_eq!(ways(3, &Trouble::Deafen(Whom::Agent(1)), 1), [(0, 1), (2, 1)]);
-        assert_eq!(ways(3, &Trouble::Mute(Whom::Agent(1)), 1), [(1, 0), (1, 2)]);
-        assert_eq!(reached(3, &ways(3, &Trouble::Split(vec![0, 2]), 0), 1), [1]);
+        assert_eq!(ways((3, 3), &Trouble::Deafen(Whom::Agent(1)), 1), [(0, 1), (2, 1)]);
+        assert_eq!(ways((3, 3), &Trouble::Mute(Whom::Agent(1)), 1), [(1, 0), (1, 2)]);
+        assert_eq!(reached(3, &ways((3, 3), &Trouble::Split(vec![0, 2]), 0), 1), [1]);
     }
 }

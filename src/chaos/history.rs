@@ -1,13 +1,17 @@
 //! What a run was like, in true time: what clients asked and were answered, when they believed, what the agents applied,
 //! what a protected resource let in. The [checkers](super::check) are functions over it, and know nothing else.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use super::{swarm::NOTICED, world::PointEffect};
 use crate::{
     change::{Change, ChangeKind},
     fault_point::Point,
-    id::LeaseId,
+    id::{LeaseId, NodeId},
     lease::TransferTo,
     mode::Mode,
     name::Name,
@@ -21,12 +25,22 @@ use crate::{
 pub struct History {
     /// How many agents there were.
     pub agents: usize,
+    /// How many of them founded the cluster; those behind them join it.
+    pub founders: usize,
+    /// How many members vote at most; nothing where the membership stays as it was founded.
+    pub voters_max: Option<usize>,
     /// Whether clocks kept to the declared bound. Where they did not, two may believe.
     pub drift_bounded: bool,
     /// The longest ttl and lock delay that the workload asked for: what bounds are made of.
     pub ttl_max: Duration,
     /// The log, by index: what each entry changed, as whoever applied it first had it.
     pub log: BTreeMap<u64, Committed>,
+    /// The memberships, by the index of the entry that sets each.
+    pub memberships: BTreeMap<u64, Membership>,
+    /// Each opening of an agent's disk: which member it belongs to.
+    pub openings: Vec<Opening>,
+    /// Agents that tried to leave.
+    pub departures: Vec<Departure>,
     /// Every entry that an agent applied, in each of its lives.
     pub applied: Vec<Applied>,
     /// When clients believed that they held something.
@@ -49,6 +63,10 @@ pub struct History {
     pub leaderships: Vec<Leadership>,
     /// When everything was mended, at the end.
     pub mended: Option<Duration>,
+    /// Whether the membership became what it should be after that.
+    pub settling: Option<Settling>,
+    /// Whether just as many voters as a majority were left alive in the end, of more than one.
+    pub bare_quorum: bool,
     /// Agents that were killed for good after that, so that a bare quorum was left.
     pub left_dead: Vec<usize>,
     /// What was to be granted after that, within a bound.
@@ -67,6 +85,78 @@ pub struct Committed {
     pub digest: u64,
     /// What it changed, in order.
     pub changes: Vec<Changed>,
+}
+
+/// A membership, when its entry was applied for the first time anywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Membership {
+    /// The term of its entry.
+    pub term: u64,
+    /// When it was applied first.
+    pub at: Duration,
+    /// Of each of these sets a majority must agree. Two, where a change of voters is half done.
+    pub voters: Vec<BTreeSet<NodeId>>,
+    /// All members, with their agents' names.
+    pub members: BTreeMap<NodeId, String>,
+}
+
+impl Membership {
+    /// Whether a change of voters is half done.
+    #[must_use]
+    pub fn is_joint(&self) -> bool {
+        self.voters.len() > 1
+    }
+
+    /// Whether this member votes.
+    #[must_use]
+    pub fn votes(&self, node: &NodeId) -> bool {
+        self.voters.iter().any(|voters| voters.contains(node))
+    }
+}
+
+/// An agent opened its disk, at the beginning of a life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Opening {
+    /// When.
+    pub at: Duration,
+    /// The agent.
+    pub agent: usize,
+    /// Which member it is.
+    pub node: NodeId,
+    /// Whether the disk was empty, so that this is a new one.
+    pub is_new: bool,
+}
+
+/// An agent tried to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Departure {
+    /// The agent.
+    pub agent: usize,
+    /// Since when
+    pub from: Duration,
+    /// until when; `None` if its process ended meanwhile.
+    pub until: Option<Duration>,
+    /// Whether it has left.
+    pub left: bool,
+    /// Whether it led when it began to.
+    pub led: bool,
+}
+
+/// After everything was mended the membership was to become what it should be, within a bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settling {
+    /// From when.
+    pub from: Duration,
+    /// How long it may take.
+    pub within: Duration,
+    /// When it was so; `None` if it did not become so.
+    pub at: Option<Duration>,
+    /// What was wrong with it last.
+    pub wrong: String,
 }
 
 /// One change of the table, with what watchers are not told.

@@ -26,9 +26,10 @@
 //! | --- | --- |
 //! | `kernel/` | executor, clocks, random streams. It knows of no agents |
 //! | `world/` | disks, the network, and the agents' machines with all that can be done to them |
-//! | `sim.rs` | a run: its settings, its script, its report |
-//! | `swarm.rs`, `director.rs` | which faults come by themselves; carrying them out |
-//! | `workload.rs` | clients that try everything |
+//! | `builder.rs`, `sim.rs` | a run: its settings, its script, its report |
+//! | `swarm.rs`, `draw.rs`, `director.rs` | which faults come by themselves; carrying them out |
+//! | `turnover.rs` | who may leave or lose its disk |
+//! | `workload.rs`, `ending.rs` | clients that try everything; what must be when everything is mended |
 //! | `history.rs`, `recorder.rs`, `check/` | what a run was like; writing that down; whether each rule held |
 //! | `trial.rs`, `shrink.rs` | a run with its checks; many seeds of it; the few faults that a failing one takes |
 //! | `proxy.rs` | what all this is not: faults for real agents over real TCP |
@@ -39,8 +40,11 @@
 //! process, with or without a subscriber for events, inside of a tokio runtime and outside. Another build of the program
 //! may have other runs.
 
+mod builder;
 pub mod check;
 mod director;
+mod draw;
+mod ending;
 pub mod history;
 pub(crate) mod kernel;
 mod picture;
@@ -51,17 +55,19 @@ mod sim;
 mod swarm;
 mod trace;
 mod trial;
+mod turnover;
 pub mod workload;
 pub(crate) mod world;
 
 pub use self::{
+    builder::SimBuilder,
     check::Violation,
     history::History,
     picture::picture,
     proxy::{FaultProxy, Line},
     shrink::shrink,
-    sim::{Job, JobEnded, Report, Sim, SimBuilder, SimError, SimErrorKind},
-    swarm::{Episode, Faults, Trouble, Whom},
+    sim::{Job, JobEnded, Report, Sim, SimError, SimErrorKind},
+    swarm::{Episode, Faults, SPARES, Trouble, Whom},
     trace::{EVENTS_KEPT_MAX, Event, Leg, Loss, Trace},
     trial::{Failure, Seeds, Tally, Trial, seeds},
     world::{DiskFault, DiskPace, Fault, PointEffect, PointFaults, Weather},

@@ -7,17 +7,20 @@ use std::{
 };
 
 use super::{
-    history::{Applied, Belief, Changed, Committed, History, Leadership, Life},
+    history::{
+        Applied, Belief, Changed, Committed, Departure, History, Leadership, Life, Membership, Opening,
+    },
     sim::Sim,
     trace::{Tracer, digest},
 };
 use crate::{
     MemberRole,
     change::{Change, ChangeKind, Filter},
-    id::LeaseId,
+    id::{LeaseId, NodeId},
     lease::Lease,
     mode::Mode,
     name::Name,
+    replica::Configuration,
     session::LossReason,
     table::{Event, Table},
     token::Token,
@@ -47,8 +50,9 @@ struct Pages {
 }
 
 impl Recorder {
-    pub(crate) fn new(tracer: &Tracer, agents: usize) -> Self {
-        let history = History { agents, drift_bounded: true, ..History::default() };
+    /// Of `agents` the first `founders` found the cluster, and at most so many vote, unless the membership stays as it is.
+    pub(crate) fn new(tracer: &Tracer, agents: usize, founders: usize, voters_max: Option<usize>) -> Self {
+        let history = History { agents, founders, voters_max, drift_bounded: true, ..History::default() };
         let pages = Pages { history, ..Pages::default() };
         Self { tracer: tracer.clone(), pages: Arc::new(Mutex::new(pages)) }
     }
@@ -159,6 +163,40 @@ impl Recorder {
             let about = |name: &Name| events.iter().any(|event| event.name() == Some(name));
             self.look(about);
         }
+    }
+
+    /// An agent is about to apply an entry that sets the membership.
+    pub(crate) fn reconfigured(&self, index: u64, term: u64, configuration: &Configuration) {
+        let (at, Configuration { voters, members }) = (self.now(), configuration);
+        let membership = || Membership { term, at, voters: voters.clone(), members: members.clone() };
+        self.write(|history| {
+            history.memberships.entry(index).or_insert_with(membership);
+        });
+    }
+
+    /// An agent opened its disk, which belongs to this member.
+    pub(crate) fn identified(&self, agent: usize, node: NodeId, is_new: bool) {
+        let at = self.now();
+        self.write(|history| history.openings.push(Opening { at, agent, node, is_new }));
+    }
+
+    /// An agent begins to leave. Returns a number for [`departed`](Self::departed).
+    pub(crate) fn departs(&self, agent: usize, led: bool) -> usize {
+        let from = self.now();
+        self.write(|history| {
+            history.departures.push(Departure { agent, from, until: None, left: false, led });
+            history.departures.len() - 1
+        })
+    }
+
+    /// It has left, or goes on.
+    pub(crate) fn departed(&self, departure: usize, left: bool) {
+        let until = Some(self.now());
+        self.write(|history| {
+            if let Some(departure) = history.departures.get_mut(departure) {
+                (departure.until, departure.left) = (until, left);
+            }
+        });
     }
 
     /// An agent took a snapshot.

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
     fmt,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -16,19 +17,17 @@ use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
 use super::{
+    builder::SimBuilder,
     director,
     history::History,
-    kernel::{Chance, Kernel, OUTSIDE, Pace, Share, Stream, Stuck},
+    kernel::{Chance, Kernel, OUTSIDE, Power, Stream, Stuck},
     recorder::Recorder,
-    swarm::Faults,
     trace::{Event, Trace, Tracer},
-    trial::Trial,
-    world::{DiskPace, Fault, Fleet, Points, Setup, Weather, machine},
+    world::{Fault, Fleet, Points, machine},
 };
 use crate::{
-    Agent, Lease, Mode, Moment, Timing, clock, fault_point,
-    flaw::{self, Flaw},
-    raft::Compaction,
+    Agent, Lease, Mode, Moment, clock, fault_point, flaw,
+    id::NodeId,
     runtime::{self, watch, world},
 };
 
@@ -36,39 +35,6 @@ use crate::{
 const FOUNDED_WITHIN: Duration = Duration::from_secs(60);
 /// Between a client's end and its next life.
 const BREATH: Duration = Duration::from_millis(200);
-/// For how long faults come where nothing is said.
-const SPAN: Duration = Duration::from_secs(60);
-
-/// How a run is made; by [`Sim::builder`].
-///
-/// | setting | default | |
-/// | --- | --- | --- |
-/// | [`seed`](Self::seed) | 0 | everything that is left to chance follows from it |
-/// | [`agents`](Self::agents) | 3 | how many found the cluster, on a machine each |
-/// | [`timing`](Self::timing) | [`Timing::default`] | the cluster's timing |
-/// | [`weather`](Self::weather) | [`Weather::default`] | how the network is |
-/// | [`disk`](Self::disk) | [`DiskPace::default`] | how long disks take |
-/// | [`snapshot_after`](Self::snapshot_after) | as ever | after how many entries a snapshot is taken |
-/// | [`shuffle`](Self::shuffle) | 0.25 | how often the next task is any that may run |
-/// | [`timer_slack`](Self::timer_slack) | 1 ms | how late a timer may be |
-/// | [`clock_rates`](Self::clock_rates) | 100 ppm | how wrong clocks' rates are |
-/// | [`at`](Self::at) | nothing | what is done to the cluster, and when |
-/// | [`faults`](Self::faults) | none | which faults come by themselves |
-/// | [`span`](Self::span) | 60 s | for how long; then everything is mended |
-/// | [`unfounded`](Self::unfounded) | no | whether the script starts the agents itself |
-#[derive(Debug, Clone)]
-#[must_use = "nothing runs until run() is called"]
-pub struct SimBuilder {
-    seed: u64,
-    setup: Setup,
-    pace: Pace,
-    schedule: Vec<(Duration, Fault)>,
-    founded: bool,
-    faults: Option<Faults>,
-    span: Duration,
-    flaw: Option<Flaw>,
-}
-
 /// A simulated cluster, to the script of its run. Clones are the same one.
 ///
 /// Everything that a script awaits must be of this simulation: agents and leases, [`sleep`](Self::sleep),
@@ -169,115 +135,6 @@ impl fmt::Display for SimError {
 impl std::error::Error for SimError {}
 
 impl SimBuilder {
-    /// Everything that is left to chance follows from it.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// How many agents found the cluster.
-    pub fn agents(mut self, agents: usize) -> Self {
-        self.setup.agents = agents;
-        self
-    }
-
-    /// The cluster's timing.
-    pub fn timing(mut self, timing: Timing) -> Self {
-        self.setup.timing = timing;
-        self
-    }
-
-    /// How the network is, everywhere.
-    pub fn weather(mut self, weather: Weather) -> Self {
-        self.setup.weather = weather;
-        self
-    }
-
-    /// How long disks take.
-    pub fn disk(mut self, pace: DiskPace) -> Self {
-        self.setup.disk = pace;
-        self
-    }
-
-    /// After how many entries a snapshot is taken, and how many stay behind it.
-    pub fn snapshot_after(mut self, entries: u64, kept: u64) -> Self {
-        self.setup.compaction = Compaction { entries, kept };
-        self
-    }
-
-    /// How often the next task to run is any of those that may, and not the one that waits longest: from 0 to 1.
-    pub fn shuffle(mut self, share: f64) -> Self {
-        self.pace.shuffle = Share::of(share);
-        self
-    }
-
-    /// How late a timer may be.
-    pub fn timer_slack(mut self, slack: Duration) -> Self {
-        self.pace.slack = slack;
-        self
-    }
-
-    /// How wrong the rates of the agents' clocks are at most, in parts per million.
-    pub fn clock_rates(mut self, ppm_max: u32) -> Self {
-        self.setup.ppm_max = u64::from(ppm_max);
-        self
-    }
-
-    /// Does this so long after the script began.
-    pub fn at(mut self, after: Duration, fault: Fault) -> Self {
-        self.schedule.push((after, fault));
-        self
-    }
-
-    /// Which faults come by themselves, beside those of [`at`](Self::at) and of the script. Agents that stop are then
-    /// started again, as by a service manager, and after the [span](Self::span) everything is mended.
-    pub fn faults(mut self, faults: Faults) -> Self {
-        self.faults = Some(faults);
-        self
-    }
-
-    /// For how long faults come.
-    pub fn span(mut self, span: Duration) -> Self {
-        self.span = span;
-        self
-    }
-
-    /// Plants a bug in the product, to see that it is found.
-    pub fn flaw(mut self, flaw: Flaw) -> Self {
-        self.flaw = Some(flaw);
-        self
-    }
-
-    /// What uses the cluster while all this happens: a script, as for [`run`](Self::run), that is to come to its end, at
-    /// the latest when everything is mended ([`Sim::mended`]). [`workload::leases`](super::workload::leases) is one that
-    /// tries everything that can be done with leases.
-    ///
-    /// What comes of it is [checked](Trial::check).
-    pub fn workload<F, Fut>(mut self, script: F) -> Trial<F, Fut::Output>
-    where
-        F: FnOnce(Sim) -> Fut,
-        Fut: Future,
-    {
-        self.faults.get_or_insert_with(Faults::none);
-        Trial::new(self, script)
-    }
-
-    /// The seed that was set.
-    pub(crate) fn seed_set(&self) -> u64 {
-        self.seed
-    }
-
-    /// What the faults' schedule is made of: which, how many agents, how long.
-    pub(crate) fn faults_set(&self) -> (&Option<Faults>, usize, Duration) {
-        (&self.faults, self.setup.agents, self.span)
-    }
-
-    /// No agent runs when the script begins: [`Fault::Restart`] starts one.
-    pub fn unfounded(mut self) -> Self {
-        self.founded = false;
-        self
-    }
-
     /// Runs the script on the cluster, once that is founded, until it is done. Takes no simulated time but what the
     /// script and the agents wait for, and no real one but the processor's.
     ///
@@ -288,12 +145,17 @@ impl SimBuilder {
         F: FnOnce(Sim) -> Fut,
         Fut: Future<Output = T>,
     {
-        let Self { seed, setup, pace, schedule, founded, faults, span, flaw } = self;
+        let faults = self.faults_set().0;
+        let Self { seed, mut setup, pace, schedule, founded, span, flaw, .. } = self;
+        if setup.fixed {
+            setup.spares = 0;
+        }
         let _planted = flaw::plant(flaw);
         let kernel = Kernel::new(seed, pace);
         let _entered = kernel.enter();
         let tracer = Tracer::new(kernel.clocks());
-        let recorder = Recorder::new(&tracer, setup.agents);
+        let voters_max = (!setup.fixed).then_some(setup.voters_max);
+        let recorder = Recorder::new(&tracer, setup.agents + setup.spares, setup.agents, voters_max);
         let sim = Sim {
             shared: Rc::new(Shared {
                 fleet: Fleet::new(seed, &kernel, (&tracer, &recorder), setup),
@@ -312,7 +174,7 @@ impl SimBuilder {
             }
             if let Some(faults) = faults {
                 recorder.write(|history| history.drift_bounded = faults.keep_the_drift_bound());
-                let (ours, episodes) = (sim.clone(), faults.whole().schedule(seed, sim.agents(), span));
+                let (ours, episodes) = (sim.clone(), faults.whole().schedule(seed, sim.founders(), span));
                 sim.outside(async move {
                     director::direct(&ours, episodes, &faults, span).await;
                     ours.recorder().write(|history| history.mended = Some(ours.now()));
@@ -360,31 +222,15 @@ impl From<Stuck> for SimErrorKind {
 impl Sim {
     /// A run, to be set up.
     pub fn builder() -> SimBuilder {
-        SimBuilder {
-            seed: 0,
-            setup: Setup {
-                agents: 3,
-                timing: Timing::default(),
-                weather: Weather::default(),
-                disk: DiskPace::default(),
-                compaction: Compaction::default(),
-                ppm_max: 100,
-            },
-            pace: Pace::default(),
-            schedule: Vec::new(),
-            founded: true,
-            faults: None,
-            span: SPAN,
-            flaw: None,
-        }
+        SimBuilder::new()
     }
 
     /// Starts all agents and waits until they serve.
     fn found(&self) -> Result<(), SimErrorKind> {
         let fleet = &self.shared.fleet;
-        (0..fleet.count()).for_each(|agent| fleet.start(agent));
+        (0..fleet.founders()).for_each(|agent| fleet.start(agent));
         let all_up = async {
-            for agent in 0..fleet.count() {
+            for agent in 0..fleet.founders() {
                 fleet.up(agent).await;
             }
         };
@@ -396,10 +242,17 @@ impl Sim {
         Err(SimErrorKind::NotFounded(errors.join("; ")))
     }
 
-    /// How many agents there are; they are numbered from 0.
+    /// How many agents there are; they are numbered from 0. Those that found the cluster come first, and behind them the
+    /// [spares](SimBuilder::spares).
     #[must_use]
     pub fn agents(&self) -> usize {
         self.shared.fleet.count()
+    }
+
+    /// How many agents found the cluster.
+    #[must_use]
+    pub fn founders(&self) -> usize {
+        self.shared.fleet.founders()
     }
 
     /// The agent, if it serves.
@@ -446,6 +299,17 @@ impl Sim {
 
     pub(crate) fn points(&self) -> &Points {
         self.shared.fleet.points()
+    }
+
+    /// The voters, if this agent leads, and knows them for certain.
+    pub(crate) fn settled_voters(&self, agent: usize) -> Option<BTreeSet<NodeId>> {
+        let handle = self.agent(agent)?;
+        let runs = self.shared.kernel.power(machine(agent)) == Power::On;
+        runs.then(|| self.shared.kernel.as_seen_from(machine(agent), || handle.settled_voters())).flatten()
+    }
+
+    pub(crate) fn fleet(&self) -> &Fleet {
+        &self.shared.fleet
     }
 
     pub(crate) fn recorder(&self) -> &Recorder {

@@ -13,6 +13,13 @@
 //! persist, send and apply, which a crash by the clock hardly ever hits. They are drawn from dice of their own and have the
 //! last numbers of the schedule, so that everything else is as it is without them.
 //!
+//! # Members that come and go
+//!
+//! Three quarters of the seeds have agents beyond the founders that join, agents that leave and join again, and machines
+//! that lose their disks, whose agents come back as new members. These have dice of their own, too, and the last numbers of
+//! all. Only as many at once as what is promised survives (`turnover.rs` has the rule): a cluster that loses the disks of a
+//! majority of its voters has lost what it acknowledged, by definition.
+//!
 //! # What is not in a swarm, and why
 //!
 //! - *Clock rates beyond [`clock_drift_max`](crate::Timing::clock_drift_max), and clocks that jump forth*: rule L1
@@ -23,15 +30,13 @@
 //!   nothing makes it lose what it has: neither power loss nor a sync that fails.
 //! - *Rot of what was synced*: such an agent does not start again. [`DiskFault::Rot`](super::DiskFault::Rot) is for tests
 //!   of their own.
-//! - *Members that join and leave*: the simulated cluster's membership is fixed.
 
 use std::{fmt, time::Duration};
 
 use super::{
-    kernel::{Chance, Stream},
+    draw,
     world::{DiskFault, PointEffect, PointFaults, Weather},
 };
-use crate::fault_point::Point;
 
 /// To whom it happens; found out when it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +101,18 @@ pub enum Trouble {
     Disk(Whom, DiskFault),
     /// Agents end, lose their power or wait at fault points. They are started again a little later.
     FaultPoints(PointFaults),
+    /// This agent, which is beyond the founders, is started for the first time, and joins; whether it only observes. Not
+    /// undone.
+    Join(usize, bool),
+    /// The agent leaves, and joins again at the end.
+    Leave(Whom),
+    /// The agent's machine loses its power and its disk; at the end the agent is started on an empty one. Whether it is told
+    /// whom to join; else a founder goes on with the founders' list.
+    LoseDisk(Whom, bool),
 }
+
+/// How many agents beyond its founders a swarm's cluster may have.
+pub const SPARES: usize = 2;
 
 impl Trouble {
     /// To whom it happens, if to one.
@@ -117,7 +133,10 @@ impl Trouble {
             | Self::ClockForth(whom, _)
             | Self::ClockBack(whom, _)
             | Self::WallClock(whom, _)
-            | Self::Disk(whom, _) => Some(*whom),
+            | Self::Disk(whom, _)
+            | Self::Leave(whom)
+            | Self::LoseDisk(whom, _) => Some(*whom),
+            Self::Join(agent, _) => Some(Whom::Agent(*agent)),
             Self::PowerLossOfAll
             | Self::Split(_)
             | Self::Bridge(_)
@@ -166,6 +185,9 @@ impl Trouble {
                 PointEffect::PowerLoss => "power loss at a point",
                 PointEffect::Stall(_) => "stall at a point",
             },
+            Self::Join(..) => "joins",
+            Self::Leave(_) => "leaves",
+            Self::LoseDisk(..) => "loses its disk",
         }
     }
 }
@@ -182,6 +204,8 @@ impl fmt::Display for Trouble {
             Self::WallClock(_, ms) => write!(f, " {ms:+} ms"),
             Self::Disk(_, fault) => write!(f, " {fault:?}"),
             Self::FaultPoints(faults) => write!(f, ": {faults}"),
+            Self::Join(_, true) => f.write_str(" and observes"),
+            Self::LoseDisk(_, true) => f.write_str(" and joins"),
             _ => Ok(()),
         }?;
         match self.whom() {
@@ -235,53 +259,13 @@ pub struct Faults {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Source {
-    Swarm { beyond: bool },
+    /// Whether clocks are beyond what is assumed, and whether members come and go.
+    Swarm {
+        beyond: bool,
+        members: bool,
+    },
     These(Vec<Episode>),
 }
-
-/// A kind of trouble that a seed has or has not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    Crash,
-    PowerLoss,
-    PowerLossOfAll,
-    ShutDown,
-    Pause,
-    Suspend,
-    Isolate,
-    OneWay,
-    Split,
-    Shapes,
-    Flap,
-    Weather,
-    ClockRate,
-    ClockBack,
-    WallClock,
-    SlowDisk,
-    BadDisk,
-    Lie,
-}
-
-const KINDS: [Kind; 18] = [
-    Kind::Crash,
-    Kind::PowerLoss,
-    Kind::PowerLossOfAll,
-    Kind::ShutDown,
-    Kind::Pause,
-    Kind::Suspend,
-    Kind::Isolate,
-    Kind::OneWay,
-    Kind::Split,
-    Kind::Shapes,
-    Kind::Flap,
-    Kind::Weather,
-    Kind::ClockRate,
-    Kind::ClockBack,
-    Kind::WallClock,
-    Kind::SlowDisk,
-    Kind::BadDisk,
-    Kind::Lie,
-];
 
 impl Default for Faults {
     fn default() -> Self {
@@ -300,20 +284,34 @@ impl Faults {
     /// rules assume.
     #[must_use]
     pub fn swarm() -> Self {
-        Self { source: Source::Swarm { beyond: false }, only: None }
+        Self { source: Source::Swarm { beyond: false, members: true }, only: None }
     }
 
     /// A swarm, and clocks that break the one assumption that leases stand on: rates beyond the declared bound, and jumps
     /// forth. Two may believe then; what is protected by a fence must be in order all the same.
     #[must_use]
     pub fn beyond_the_drift_bound() -> Self {
-        Self { source: Source::Swarm { beyond: true }, only: None }
+        Self { source: Source::Swarm { beyond: true, members: true }, only: None }
     }
 
     /// These, for every seed.
     #[must_use]
     pub fn these(episodes: impl IntoIterator<Item = Episode>) -> Self {
         Self { source: Source::These(episodes.into_iter().collect()), only: None }
+    }
+
+    /// A swarm in which nobody joins or leaves, and no disk is lost: as it was before there was that, to the bit.
+    #[must_use]
+    pub fn with_fixed_membership(mut self) -> Self {
+        if let Source::Swarm { members, .. } = &mut self.source {
+            *members = false;
+        }
+        self
+    }
+
+    /// Whether it is a swarm in which members come and go.
+    pub(super) fn moves_members(&self) -> bool {
+        matches!(self.source, Source::Swarm { members: true, .. })
     }
 
     /// Of the schedule, these episodes alone, by their numbers from 0.
@@ -337,7 +335,7 @@ impl Faults {
     #[must_use]
     pub fn keep_the_drift_bound(&self) -> bool {
         match &self.source {
-            Source::Swarm { beyond } => !beyond,
+            Source::Swarm { beyond, .. } => !beyond,
             Source::These(episodes) => !episodes.iter().any(|episode| {
                 matches!(episode.trouble, Trouble::ClockForth(..))
                     || matches!(episode.trouble, Trouble::ClockRate(_, ppm) if ppm.abs() > BOUND_PPM)
@@ -345,19 +343,22 @@ impl Faults {
         }
     }
 
-    /// What goes wrong with this seed, in the order of its beginnings, each with its number; then what a swarm has at fault
-    /// points.
+    /// What goes wrong with this seed in a cluster that so many agents found: in the order of its beginnings, each with its
+    /// number; then what a swarm has at fault points; then who comes and goes.
     #[must_use]
-    pub fn schedule(&self, seed: u64, agents: usize, span: Duration) -> Vec<(usize, Episode)> {
-        let (mut episodes, swarm) = match &self.source {
-            Source::Swarm { beyond } => (draw(seed, agents, span, *beyond), true),
-            Source::These(episodes) => (episodes.clone(), false),
+    pub fn schedule(&self, seed: u64, founders: usize, span: Duration) -> Vec<(usize, Episode)> {
+        let mut episodes = match &self.source {
+            Source::Swarm { beyond, .. } => draw::draw(seed, founders, span, *beyond),
+            Source::These(episodes) => episodes.clone(),
         };
         episodes.sort_by_key(|episode| episode.from);
-        if swarm {
+        if let Source::Swarm { members, .. } = self.source {
             let lies = |episode: &Episode| matches!(episode.trouble, Trouble::Disk(_, DiskFault::Lie(_)));
             let power = !episodes.iter().any(lies);
-            episodes.extend(draw_points(seed, span, power));
+            episodes.extend(draw::draw_points(seed, span, power));
+            if members {
+                episodes.extend(draw::draw_members(seed, founders, span));
+            }
         }
         let kept = |(number, _): &(usize, Episode)| self.keeps(*number);
         episodes.into_iter().enumerate().filter(kept).collect()
@@ -366,169 +367,7 @@ impl Faults {
 
 /// The default of [`clock_drift_max`](crate::Timing::clock_drift_max). It suffices that each clock is within it of true
 /// time (ARCHITECTURE.md, "Time").
-const BOUND_PPM: i64 = 10_000;
-/// An episode lasts between these, all orders of magnitude alike.
-const LASTS_MS: (u64, u64) = (20, 20_000);
-
-fn draw(seed: u64, agents: usize, span: Duration, beyond: bool) -> Vec<Episode> {
-    let mut chance = Stream::of(seed, Chance::Swarm);
-    let share = 1 + chance.below(5);
-    let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| chance.below(8) < share).collect();
-    let loses = |kind: &Kind| matches!(kind, Kind::PowerLoss | Kind::PowerLossOfAll | Kind::BadDisk);
-    if kinds.iter().any(loses) {
-        kinds.retain(|kind| *kind != Kind::Lie);
-    }
-    if kinds.is_empty() {
-        kinds.push(KINDS[chance.below(15) as usize]);
-    }
-    let gap_ms = chance.between(300, 6_000);
-    let mut at = Duration::ZERO;
-    let mut episodes = Vec::new();
-    if beyond || kinds.contains(&Kind::ClockRate) {
-        // Clocks are wrong from the beginning: that is when it matters most.
-        for agent in 0..agents {
-            let trouble = Trouble::ClockRate(Whom::Agent(agent), rate(&mut chance, beyond));
-            episodes.push(Episode::new(Duration::ZERO, span, trouble));
-        }
-        kinds.retain(|kind| *kind != Kind::ClockRate);
-    }
-    loop {
-        at += Duration::from_millis(chance.between(1, 2 * gap_ms));
-        if at >= span {
-            return episodes;
-        }
-        let lasts = Duration::from_millis(lasts_ms(&mut chance)).min(span - at);
-        if beyond && chance.below(4) == 0 {
-            let by = Duration::from_millis(lasts_ms(&mut chance));
-            episodes.push(Episode::new(at, lasts, Trouble::ClockForth(whom(&mut chance, agents), by)));
-        }
-        // Where clocks alone are wrong nothing else happens.
-        if let Some(kind) = kinds.get(chance.below(kinds.len() as u64) as usize) {
-            episodes.push(Episode::new(at, lasts, trouble(&mut chance, *kind, agents)));
-        }
-    }
-}
-
-/// What goes wrong at fault points, one span after the other; `power`: whether it may go.
-fn draw_points(seed: u64, span: Duration, power: bool) -> Vec<Episode> {
-    let mut chance = Stream::of(seed, Chance::PointSwarm);
-    let mut episodes = Vec::new();
-    if chance.below(3) != 0 {
-        return episodes;
-    }
-    // Its agents are founded before anything goes wrong.
-    let points: Vec<Point> = Point::ALL.into_iter().filter(|point| !point.is_of_founding()).collect();
-    let mut at = Duration::ZERO;
-    loop {
-        at += Duration::from_millis(chance.between(1, 6_000));
-        if at >= span {
-            return episodes;
-        }
-        let lasts = Duration::from_millis(chance.between(1_000, 15_000)).min(span - at);
-        let effect = match chance.below(5) {
-            0 => PointEffect::Stall(Duration::from_millis(1 << chance.below(12))),
-            1 | 2 if power => PointEffect::PowerLoss,
-            _ => PointEffect::Crash,
-        };
-        // At one point nearly each time, which finds the rare ones, or anywhere, seldom.
-        let (at_one, one_in) = match chance.below(2) {
-            0 => {
-                let point = chance.below(points.len() as u64) as usize;
-                (points.get(point).copied(), 1 << chance.below(6))
-            }
-            _ => (None, 100 << chance.below(8)),
-        };
-        let most = 1 + chance.below(6) as u32;
-        let faults = PointFaults { at: at_one, one_in, most, effect };
-        episodes.push(Episode::new(at, lasts, Trouble::FaultPoints(faults)));
-        at += lasts;
-    }
-}
-
-fn lasts_ms(chance: &mut Stream) -> u64 {
-    // So that a pause of 50 ms is as likely as one of 5 s.
-    let (least, most) = LASTS_MS;
-    let doublings = u64::from((most / least).ilog2());
-    let from = least << chance.below(doublings + 1);
-    chance.between(from, (from * 2).min(most))
-}
-
-fn whom(chance: &mut Stream, agents: usize) -> Whom {
-    match chance.below(8) {
-        0..3 => Whom::Leader,
-        3..5 => Whom::Holder,
-        _ => Whom::Agent(chance.below(agents as u64) as usize),
-    }
-}
-
-fn rate(chance: &mut Stream, beyond: bool) -> i64 {
-    let most = if beyond { 30 * BOUND_PPM } else { BOUND_PPM };
-    match chance.below(3) {
-        // The worst that may be.
-        0 => -most,
-        1 => most,
-        _ => chance.between(0, 2 * most.unsigned_abs()) as i64 - most,
-    }
-}
-
-fn weather(chance: &mut Stream) -> Weather {
-    let ms = |least, most| (Duration::from_millis(least), Duration::from_millis(most));
-    let share = |chance: &mut Stream, most: u64| chance.below(most + 1) as f64 / 1_000.0;
-    let slow = [5, 30, 120, 400][chance.below(4) as usize];
-    Weather {
-        delay: (Duration::from_micros(50), Duration::from_millis(chance.between(1, 1 + slow / 4))),
-        slow: share(chance, 100),
-        slow_delay: ms(1, slow * 5),
-        loss: share(chance, 150),
-        duplication: share(chance, 150),
-        overtaking: share(chance, 200),
-    }
-}
-
-fn trouble(chance: &mut Stream, kind: Kind, agents: usize) -> Trouble {
-    let whom = whom(chance, agents);
-    match kind {
-        Kind::Crash => Trouble::Crash(whom),
-        Kind::PowerLoss => Trouble::PowerLoss(whom),
-        Kind::PowerLossOfAll => Trouble::PowerLossOfAll,
-        Kind::ShutDown => Trouble::ShutDown(whom),
-        Kind::Pause => Trouble::Pause(whom),
-        Kind::Suspend => Trouble::Suspend(whom),
-        Kind::Isolate => Trouble::Isolate(whom),
-        Kind::OneWay if chance.below(2) == 0 => Trouble::Deafen(whom),
-        Kind::OneWay => Trouble::Mute(whom),
-        Kind::Split => {
-            let side = 1 + chance.below((agents as u64).saturating_sub(1).max(1)) as usize;
-            let first = chance.below(agents as u64) as usize;
-            Trouble::Split((0..side).map(|at| (first + at) % agents).collect())
-        }
-        Kind::Shapes if chance.below(2) == 0 => Trouble::Ring,
-        Kind::Shapes => Trouble::Bridge(chance.below(agents as u64) as usize),
-        Kind::Flap => Trouble::Flap(whom, Duration::from_millis(chance.between(50, 1_500))),
-        Kind::Weather if chance.below(2) == 0 => Trouble::Weather(weather(chance)),
-        Kind::Weather => Trouble::WeatherAround(whom, weather(chance)),
-        Kind::ClockRate => Trouble::ClockRate(whom, rate(chance, false)),
-        Kind::ClockBack if chance.below(2) == 0 => {
-            Trouble::ClockBack(whom, NOTICED + Duration::from_millis(lasts_ms(chance)))
-        }
-        Kind::ClockBack => Trouble::ClockBack(whom, Duration::from_millis(lasts_ms(chance))),
-        Kind::WallClock => Trouble::WallClock(whom, chance.between(0, 20_000_000) as i64 - 10_000_000),
-        Kind::SlowDisk if chance.below(2) == 0 => {
-            Trouble::Disk(whom, DiskFault::Stall(Duration::from_millis(lasts_ms(chance))))
-        }
-        Kind::SlowDisk => Trouble::Disk(whom, DiskFault::Slow(chance.between(5, 200) as u32)),
-        Kind::BadDisk => {
-            let fault = match chance.below(3) {
-                0 => DiskFault::Full(true),
-                1 => DiskFault::Fail(0.001 * chance.between(1, 200) as f64),
-                _ => DiskFault::Flip(0.001 * chance.between(1, 500) as f64),
-            };
-            Trouble::Disk(whom, fault)
-        }
-        Kind::Lie => Trouble::Disk(whom, DiskFault::Lie(true)),
-    }
-}
-
+pub(super) const BOUND_PPM: i64 = 10_000;
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -545,7 +384,7 @@ mod tests {
     fn seeds_have_different_kinds_and_together_all_of_them() {
         let per_seed: Vec<_> = (0..200).map(|seed| labels(&Faults::swarm(), seed)).collect();
         let all: BTreeSet<_> = per_seed.iter().flatten().copied().collect();
-        assert_eq!(all.len(), 28, "{all:?}");
+        assert_eq!(all.len(), 31, "{all:?}");
         assert!(!all.contains("clock forth"));
         let few = per_seed.iter().filter(|labels| labels.len() <= 4).count();
         let many = per_seed.iter().filter(|labels| labels.len() >= 12).count();

@@ -44,6 +44,17 @@ pub enum Event {
         /// Why.
         error: String,
     },
+    /// An agent applied an entry that sets the membership.
+    Reconfigured {
+        /// The agent.
+        agent: usize,
+        /// The entry's index.
+        index: u64,
+        /// How many vote; two numbers where a change of them is half done.
+        voters: Vec<usize>,
+        /// How many members there are.
+        members: usize,
+    },
     /// Something was done to the world.
     Fault(
         /// What.
@@ -185,6 +196,9 @@ impl fmt::Display for Event {
             Self::Started { agent, life } => write!(f, "agent {agent} is started, for the {life}. time"),
             Self::Ready { agent } => write!(f, "agent {agent} serves"),
             Self::NotStarted { agent, error } => write!(f, "agent {agent} did not start: {error}"),
+            Self::Reconfigured { agent, index, voters, members } => {
+                write!(f, "agent {agent} applies entry {index}: {voters:?} vote, of {members}")
+            }
             Self::Fault(text) => write!(f, "fault: {text}"),
             Self::Sent { message, leg, from, to, method, bytes, digest } => write!(
                 f,

@@ -19,9 +19,10 @@ use std::{
 };
 
 use super::{
+    builder::SimBuilder,
     check::{self, Violation},
     history::History,
-    sim::{Report, Sim, SimBuilder},
+    sim::{Report, Sim},
     swarm::Episode,
     trace::Trace,
 };

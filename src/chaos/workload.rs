@@ -4,11 +4,12 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
 
 use super::{
-    history::{Answered, Asked, Call, Probe, Stint, Watcher, Write},
+    builder::SimBuilder,
+    ending::ending,
+    history::{Answered, Asked, Call, Stint, Watcher, Write},
     recorder::see_who_leads,
-    sim::{Sim, SimBuilder},
+    sim::Sim,
     swarm::Faults,
-    world::Fault,
 };
 use crate::{
     AcquireError, Agent, Fence, Lease, Mode, Name, ReadError, ReleaseError, Released, RenewError,
@@ -30,13 +31,6 @@ const PERMITS_OF: u32 = 2;
 /// The longest ttl, and the longest lock delay.
 const TTL_MAX: Duration = Duration::from_secs(6);
 const LOCK_DELAY_MAX: Duration = Duration::from_millis(1_500);
-/// How long electing a leader may take, when everything is mended.
-const ELECTED_WITHIN: Duration = Duration::from_secs(10);
-/// How long an agent may take to catch up: the time of a snapshot that was sent to it while it was dead, and of another.
-const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(25);
-/// A holder that died, a waiter that is granted next and is dead as well, and what a change of leader adds.
-const SPANS_MAX: u32 = 3;
-
 /// What the clients share.
 struct Desk {
     sim: Sim,
@@ -48,7 +42,16 @@ struct Desk {
 pub fn cluster(seed: u64, agents: usize, faults: Faults) -> SimBuilder {
     const SHUFFLES: [f64; 4] = [0.0, 0.1, 0.5, 1.0];
     let shuffle = SHUFFLES.get(seed as usize % SHUFFLES.len()).copied().unwrap_or(0.0);
-    Sim::builder().seed(seed).agents(agents).snapshot_after(40, 10).shuffle(shuffle).faults(faults)
+    // How many may vote differs as well: as many as found it, or more, or fewer.
+    const VOTERS: [usize; 4] = [5, 7, 5, 3];
+    let voters = VOTERS.get((seed / 4) as usize % VOTERS.len()).copied().unwrap_or(5);
+    Sim::builder()
+        .seed(seed)
+        .agents(agents)
+        .voters_max(voters)
+        .snapshot_after(40, 10)
+        .shuffle(shuffle)
+        .faults(faults)
 }
 
 /// Clients beside every agent for as long as there are faults; then some agents are left dead, so that a bare quorum is
@@ -66,7 +69,8 @@ pub async fn leases(sim: Sim) {
     }
     sim.outside(wander(desk.clone()));
     sim.mended().await;
-    probe(&desk).await;
+    let names = ALONE.into_iter().chain([SHARED, PERMITS]).collect();
+    ending(&sim, names, (TTL_MAX, LOCK_DELAY_MAX)).await;
 }
 
 impl Desk {
@@ -138,7 +142,7 @@ async fn client(desk: Rc<Desk>, agent: usize, handle: Agent) {
 }
 
 /// Drops the future when it takes longer.
-async fn soon<T>(sim: &Sim, patience: Duration, future: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn soon<T>(sim: &Sim, patience: Duration, future: impl Future<Output = T>) -> Option<T> {
     match select2(future, sim.sleep(patience)).await {
         Either::First(output) => Some(output),
         Either::Second(()) => None,
@@ -410,59 +414,4 @@ async fn wander(desk: Rc<Desk>) {
         }
     };
     select2(sim.mended(), wanders).await;
-}
-
-/// Everything is mended, some agents are left dead: each name is to be had within the bound of rule L6.
-async fn probe(desk: &Rc<Desk>) {
-    let sim = &desk.sim;
-    let spare = (sim.agents() - 1) / 2;
-    let mut living: Vec<usize> = (0..sim.agents()).collect();
-    for _ in 0..sim.random_below(spare as u64 + 1) {
-        let dead = living.remove(sim.random_below(living.len() as u64) as usize);
-        sim.fault(Fault::Crash(dead));
-        sim.recorder().write(|history| history.left_dead.push(dead));
-    }
-    let within = ELECTED_WITHIN + SPANS_MAX * (TTL_MAX + TTL_MAX / 50) + 2 * LOCK_DELAY_MAX;
-    let names = ALONE.into_iter().chain([SHARED, PERMITS]);
-    let mut probes = Vec::new();
-    for (at, text) in names.enumerate() {
-        let Ok(name) = Name::new(text) else { continue };
-        let agent = living[at % living.len()];
-        let (ours, from) = (sim.clone(), sim.now());
-        let asked = async move {
-            // One that was just started may not serve yet.
-            let got = soon(&ours, within, async {
-                loop {
-                    let handle = ours.up(agent).await;
-                    match handle.lease(text).wait_at_most(within).acquire().await {
-                        Ok(lease) => return lease,
-                        Err(error) => ours.note(format!("agent {agent} did not get {text} yet: {error}")),
-                    }
-                    ours.sleep(100 * MS).await;
-                }
-            });
-            let lease = got.await;
-            let granted = lease.as_ref().map(|_| ours.now());
-            let error = lease.is_none().then(|| match ours.agent(agent) {
-                Some(handle) => {
-                    let status = handle.status();
-                    format!("term {}, leader {:?}, stopped {:?}", status.term, status.leader, status.stopped)
-                }
-                None => format!("agent {agent} does not serve: {:?}", ours.start_error(agent)),
-            });
-            let probe = Probe { name, agent, from, within, granted, error };
-            ours.recorder().write(|history| history.probes.push(probe));
-        };
-        // Outside, so that an agent that is gone is waited for.
-        probes.push(asked);
-    }
-    futures_util::future::join_all(probes).await;
-    // The others hear of it.
-    let applied = |agent: &usize| sim.agent(*agent).map_or(0, |agent| agent.status().applied);
-    let upto = living.iter().map(applied).max().unwrap_or(0);
-    let began = sim.now();
-    while living.iter().any(|agent| applied(agent) < upto) && sim.now() - began < CAUGHT_UP_WITHIN {
-        sim.sleep(100 * MS).await;
-    }
-    sim.recorder().look(|_| true);
 }

@@ -81,6 +81,8 @@ impl RaftStateMachine<Types> for Machine {
                     None
                 }
                 EntryPayload::Membership(membership) => {
+                    #[cfg(feature = "chaos")]
+                    self.replica.reconfigured(index, term, &super::membership::configuration(&membership));
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
                     self.replica.pass(index, term);
                     None

@@ -112,21 +112,32 @@ fn a_founder_may_end_at_every_point() {
     }
 }
 
-/// Other dice: what has no points in it, or leaves them out, is the run that it was.
+/// Other dice: what has no points in it, or leaves them out, is the run that it was; and so it is with members that come and
+/// go.
 #[test]
-fn points_move_nothing_of_a_schedule() {
+fn points_and_members_move_nothing_of_a_schedule() {
     let is_at_points = |episode: &Episode| matches!(episode.trouble, Trouble::FaultPoints(_));
-    let mut with = 0;
+    let is_of_members = |episode: &Episode| {
+        matches!(episode.trouble, Trouble::Join(..) | Trouble::Leave(_) | Trouble::LoseDisk(..))
+    };
+    let (mut with_points, mut with_members) = (0, 0);
     for seed in 0..300 {
-        let schedule = Faults::swarm().schedule(seed, 5, 60 * S);
+        let whole = Faults::swarm().schedule(seed, 5, 60 * S);
+        let schedule = Faults::swarm().with_fixed_membership().schedule(seed, 5, 60 * S);
+        let (rest, members) = whole.split_at(schedule.len());
+        assert_eq!(rest, schedule);
+        assert!(members.iter().all(|(_, episode)| is_of_members(episode)));
+        assert!(!schedule.iter().any(|(_, episode)| is_of_members(episode)));
+        with_members += u64::from(!members.is_empty());
         let first = schedule.iter().position(|(_, episode)| is_at_points(episode));
-        with += u64::from(first.is_some());
+        with_points += u64::from(first.is_some());
         let (before, points) = schedule.split_at(first.unwrap_or(schedule.len()));
         assert!(before.iter().enumerate().all(|(at, (number, _))| at == *number));
         assert!(points.iter().all(|(_, episode)| is_at_points(episode)));
         assert!(before.is_sorted_by_key(|(_, episode)| episode.from));
     }
-    assert!((80..120).contains(&with), "{with}");
+    assert!((80..120).contains(&with_points), "{with_points}");
+    assert!((200..250).contains(&with_members), "{with_members}");
 }
 
 /// A run whose points are armed all the time, for comparing digests.

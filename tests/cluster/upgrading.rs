@@ -220,7 +220,6 @@ async fn rolling_restart(count: usize) {
         soon("a release", lease.release()).await.unwrap();
     }
     soon("the waiter's turn", waiting).await.unwrap();
-    println!("{} rounds", seen.rounds.load(Ordering::Relaxed));
     keeper.close().await;
     cluster.stop_all().await;
 }

@@ -50,6 +50,7 @@ const FLOORS: &[(&str, u8)] = &[
     // Who answers for it: a node of this process, or one elsewhere.
     ("agent", 5),
     ("client", 5),
+    ("danger", 5),
     // What is built from these.
     ("provider", 6),
     ("test_support", 6),

@@ -13,12 +13,14 @@
 //! | [`l9`] | what was acknowledged is in the log, and every agent that lives has it in the end |
 //! | [`l10`] | a holder is told one reason, and one that is true; watchers are told everything, in order |
 //! | [`fence`] | what a protected resource let in has tokens that never go down |
+//! | [`members`] | the membership changes one step at a time, no empty disk takes an old id, and in the end it is what it should be |
 //!
 //! Where clocks did not keep to the bound that the rules assume ([`History::drift_bounded`]), `l1`, `l4` and `l5` say
 //! nothing about belief.
 
 mod belief;
 mod log;
+mod members;
 mod progress;
 mod replicas;
 mod sometimes;
@@ -33,6 +35,7 @@ use std::{fmt, time::Duration};
 pub use self::{
     belief::{l1, l4, l5},
     log::{l3, l7},
+    members::{members, wrong_members},
     progress::l6,
     replicas::{l8, l9},
     sometimes::{Reached, SITUATIONS, situations},
@@ -45,7 +48,7 @@ use super::history::History;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Violation {
-    /// Which: `L1` to `L10`, `fence`, or a check of the run's own.
+    /// Which: `L1` to `L10`, `fence`, `members`, or a check of the run's own.
     pub rule: &'static str,
     /// When.
     pub at: Duration,
@@ -69,7 +72,7 @@ impl fmt::Display for Violation {
 pub type Checker = fn(&History) -> Vec<Violation>;
 
 /// All checkers, by the rule's number.
-pub const ALL: [Checker; 11] = [l1, l2, l3, l4, l5, l6, l7, l8, l9, l10, fence];
+pub const ALL: [Checker; 12] = [l1, l2, l3, l4, l5, l6, l7, l8, l9, l10, fence, members];
 
 /// What all checkers find, in the order of time.
 #[must_use]

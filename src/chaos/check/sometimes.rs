@@ -7,9 +7,10 @@ use crate::{
     change::{ChangeKind, EndKind},
     chaos::{
         PointEffect,
-        history::{Answered, Asked, History, PointHit},
+        history::{Answered, Applied, Asked, Changed, History, Opening, PointHit},
     },
     fault_point::Point,
+    id::NodeId,
     mode::Mode,
     session::LossReason,
 };
@@ -18,7 +19,7 @@ use crate::{
 pub type Reached = fn(&History) -> bool;
 
 /// The catalogue.
-pub const SITUATIONS: [(&str, Reached); 30] = [
+pub const SITUATIONS: [(&str, Reached); 37] = [
     ("a lease expires", |h| ends(h, |how| *how == EndKind::Expired)),
     ("a lease is released", |h| ends(h, |how| *how == EndKind::Released)),
     ("a grant is given up by a requester that did not wait", |h| ends(h, |how| *how == EndKind::GivenUp)),
@@ -55,7 +56,7 @@ pub const SITUATIONS: [(&str, Reached); 30] = [
     ("an entry is applied in three terms or more", |h| {
         h.log.values().map(|entry| entry.term).collect::<BTreeSet<_>>().len() >= 3
     }),
-    ("a bare quorum is left in the end", |h| 2 * h.left_dead.len() + 1 == h.agents && h.agents > 1),
+    ("a bare quorum is left in the end", |h| h.bare_quorum),
     ("a watcher goes from agent to agent", |h| {
         h.watchers.iter().any(|w| w.told.iter().map(|told| told.1).collect::<BTreeSet<_>>().len() > 1)
     }),
@@ -73,12 +74,73 @@ pub const SITUATIONS: [(&str, Reached); 30] = [
         let unsynced = |hit: &PointHit| hit.point == Point::BeforeSync;
         h.at_points.iter().any(|hit| unsynced(hit) && hit.effect == PointEffect::PowerLoss)
     }),
+    ("a member that joined becomes a voter", joiner_votes),
+    ("an observer takes a voter's place", |h| {
+        changes_of_voters(h).any(|(from, to)| from.len() == to.len() && from != to)
+    }),
+    ("a member leaves, and a lease of it is handed over", leaves_with_a_lease),
+    ("whoever lost its disk is a new member, and the old one is removed", replaces_itself),
+    ("a leader leaves", |h| h.departures.iter().any(|departure| departure.left && departure.led)),
+    ("a change of voters is ended by another leader than began it", |h| {
+        let pairs = h.memberships.values().zip(h.memberships.values().skip(1));
+        pairs.into_iter().any(|(joint, next)| joint.is_joint() && !next.is_joint() && joint.term < next.term)
+    }),
+    ("a new member gets a snapshot", |h| {
+        let first = |opening: &Opening| {
+            let later = |applied: &&Applied| applied.agent == opening.agent && applied.at >= opening.at;
+            h.applied.iter().find(later)
+        };
+        let new = h.openings.iter().filter(|opening| opening.is_new && !is_founding(h, &opening.node));
+        new.filter_map(first).any(|applied| applied.entry.is_none() && applied.index > 0)
+    }),
 ];
 
 /// The situations that a run came into.
 #[must_use]
 pub fn situations(history: &History) -> Vec<&'static str> {
     SITUATIONS.iter().filter(|(_, reached)| reached(history)).map(|(name, _)| *name).collect()
+}
+
+/// Whether it was there when the cluster was founded.
+fn is_founding(history: &History, node: &NodeId) -> bool {
+    history.memberships.values().next().is_some_and(|first| first.members.contains_key(node))
+}
+
+/// The voters before each change of them, and after it.
+fn changes_of_voters(history: &History) -> impl Iterator<Item = (&BTreeSet<NodeId>, &BTreeSet<NodeId>)> {
+    let pairs = history.memberships.values().zip(history.memberships.values().skip(1));
+    let ended = pairs.filter(|(before, after)| before.is_joint() && !after.is_joint());
+    ended.filter_map(|(before, after)| Some((before.voters.first()?, after.voters.first()?)))
+}
+
+fn joiner_votes(history: &History) -> bool {
+    let spare = |opening: &&Opening| opening.agent >= history.founders;
+    let mut joined = history.openings.iter().filter(spare).map(|opening| opening.node);
+    joined.any(|node| history.memberships.values().any(|membership| membership.votes(&node)))
+}
+
+fn leaves_with_a_lease(history: &History) -> bool {
+    history.departures.iter().filter(|departure| departure.left).any(|departure| {
+        let name = format!("agent-{}", departure.agent);
+        let meanwhile = |at| departure.from <= at && departure.until.is_some_and(|until| at <= until);
+        let hands_over = |changes: &[Changed]| {
+            let gives = |changed: &Changed| match &changed.change.kind {
+                ChangeKind::Ended { agent, how: EndKind::Released, .. } => agent.as_str() == name,
+                _ => false,
+            };
+            changes.iter().any(gives) && changes.iter().any(|changed| changed.from_queue)
+        };
+        history.log.values().any(|entry| meanwhile(entry.at) && hands_over(&entry.changes))
+    })
+}
+
+fn replaces_itself(history: &History) -> bool {
+    history.openings.iter().enumerate().filter(|(_, opening)| opening.is_new).any(|(number, new)| {
+        let mut before = history.openings.iter().take(number).rev();
+        let Some(old) = before.find(|old| old.agent == new.agent) else { return false };
+        let mut later = history.memberships.values().skip_while(|it| !it.members.contains_key(&old.node));
+        later.any(|it| it.members.contains_key(&new.node) && !it.members.contains_key(&old.node))
+    })
 }
 
 fn changes(history: &History, is: impl Fn(&ChangeKind) -> bool) -> bool {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     change::{Change, ChangeKind},
-    chaos::history::{Answered, Asked, Belief, History, Life, Stint, Watcher},
+    chaos::history::{Answered, Asked, Belief, Departure, History, Life, Stint, Watcher},
     holder::HolderInfo,
     name::Name,
     session::LossReason,
@@ -59,7 +59,8 @@ pub fn l10(history: &History) -> Vec<Violation> {
                 history.ttl_of(&belief.lease_id) == Some(*ttl) && is_without_contact(history, belief, *ttl)
             }
             LossReason::Released => belief.given_up,
-            // It has stopped; so its process ended, and another one was started.
+            // It has stopped; so its process ended, and another one was started. Or it tried to leave.
+            LossReason::AgentStopped if departs(history, belief) => true,
             LossReason::AgentStopped => history.lives.iter().any(|life| {
                 life.agent == belief.agent
                     && life.from <= belief.from
@@ -95,6 +96,15 @@ fn is_without_contact(history: &History, belief: &Belief, ttl: Duration) -> bool
             && call.ended.is_some_and(|ended| ended < over)
             && call.began + ttl.mul_f64(1.0 - ALLOWANCE) > over
     })
+}
+
+/// Whether the holder's agent tried to leave while it had the lease, before it told that it stops.
+fn departs(history: &History, belief: &Belief) -> bool {
+    let told = belief.told_at.unwrap_or(Duration::MAX);
+    let covers = |departure: &Departure| {
+        departure.from <= told && departure.until.is_none_or(|until| until >= belief.from)
+    };
+    history.departures.iter().any(|departure| departure.agent == belief.agent && covers(departure))
 }
 
 /// What a holder's span may lack of its ttl: its own drift allowance and what its clock is too fast, a hundredth each, and a

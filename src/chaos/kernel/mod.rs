@@ -169,6 +169,15 @@ impl Kernel {
         Place { node, life }
     }
 
+    /// Looks at something from where this machine stands, by its clocks.
+    pub(crate) fn as_seen_from<T>(&self, node: usize, look: impl FnOnce() -> T) -> T {
+        let place = self.place(node);
+        let before = std::mem::replace(&mut self.0.state.borrow_mut().here, place);
+        let seen = look();
+        self.0.state.borrow_mut().here = before;
+        seen
+    }
+
     /// Where the task that runs now belongs.
     pub(crate) fn here(&self) -> Place {
         self.0.state.borrow().here

@@ -26,6 +26,8 @@ pub(crate) enum Chance {
     Points,
     /// Which faults at points a swarm has.
     PointSwarm,
+    /// Which members come and go in a swarm.
+    MemberSwarm,
 }
 
 impl Chance {
@@ -40,6 +42,7 @@ impl Chance {
             Self::Node(node, life) => (6, node, life),
             Self::Points => (8, 0, 0),
             Self::PointSwarm => (9, 0, 0),
+            Self::MemberSwarm => (10, 0, 0),
         };
         kind << 56 | (node as u64) << 32 | u64::from(life)
     }
@@ -115,6 +118,7 @@ mod tests {
             Chance::Node(2, 0),
             Chance::Points,
             Chance::PointSwarm,
+            Chance::MemberSwarm,
         ];
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..50 {

@@ -11,6 +11,7 @@
 //! | the process dies | device and cache: the system still has what it was handed |
 //! | the power goes | the device, some of the first calls of the cache, and perhaps a part of the next one |
 //! | the disk is opened | all of it is synced: a log that is read is a log that is there |
+//! | the disk is wiped | nothing, not even who it belonged to |
 //!
 //! *Torn* is an append of which the first entries survive; every other call is whole or gone. A *flipped bit* in what was
 //! not synced is found by its checksum, as on the real disk, and ends what is recovered. In what was synced it is
@@ -245,6 +246,25 @@ impl Disk {
 
     pub(super) fn is_open(&self, opening: u64) -> bool {
         self.medium().opening == opening
+    }
+
+    /// An empty one takes its place. What is wrong with it stays: that is the machine's.
+    pub(crate) fn wipe(&self) {
+        let mut medium = self.medium();
+        medium.device = Content::default();
+        medium.cache.clear();
+        medium.identity = None;
+        medium.opening += 1;
+    }
+
+    /// The member that it belongs to, if it was used.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        self.medium().identity.as_ref().map(|identity| identity.node_id)
+    }
+
+    /// Whether what is on it belongs to a cluster.
+    pub(crate) fn is_of_a_cluster(&self) -> bool {
+        self.medium().identity.as_ref().is_some_and(|identity| identity.cluster_id.is_some())
     }
 
     fn path(&self, what: &str) -> PathBuf {

@@ -90,6 +90,20 @@ pub enum Fault {
     ArmPoints(PointFaults),
     /// Undoes that.
     DisarmPoints,
+    /// The agent's process ends, and its machine gets an empty disk: whoever is started on it next is a new member.
+    Wipe {
+        /// The agent.
+        agent: usize,
+        /// Whether it is told to join the others from then on; else a founder goes on with the founders' list.
+        joins: bool,
+    },
+    /// An agent beyond the founders is started for the first time, and joins the others.
+    Join {
+        /// The agent.
+        agent: usize,
+        /// Whether it only observes.
+        observer: bool,
+    },
 }
 
 impl Fault {
@@ -108,7 +122,9 @@ impl Fault {
             | Self::ClockForth { agent, .. }
             | Self::ClockBack { agent, .. }
             | Self::WallClock { agent, .. }
-            | Self::Disk { agent, .. } => vec![*agent],
+            | Self::Disk { agent, .. }
+            | Self::Wipe { agent, .. }
+            | Self::Join { agent, .. } => vec![*agent],
             Self::Cut { from, to } | Self::Heal { from, to } | Self::WeatherBetween { from, to, .. } => {
                 vec![*from, *to]
             }

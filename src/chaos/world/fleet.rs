@@ -4,6 +4,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
     rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
@@ -26,6 +27,7 @@ use crate::{
         recorder::Recorder,
         trace::{Event, Tracer},
     },
+    id::NodeId,
     raft::Compaction,
     time::Moment,
 };
@@ -33,7 +35,14 @@ use crate::{
 /// How a fleet is made.
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
+    /// How many found the cluster.
     pub(crate) agents: usize,
+    /// How many machines there are beside theirs, for agents that join.
+    pub(crate) spares: usize,
+    /// Whether the membership stays as it was founded.
+    pub(crate) fixed: bool,
+    /// How many members vote at most.
+    pub(crate) voters_max: usize,
     pub(crate) timing: Timing,
     pub(crate) weather: Weather,
     pub(crate) disk: DiskPace,
@@ -51,6 +60,9 @@ struct Seat {
     /// Why it did not start.
     error: Option<String>,
     lives: u32,
+    /// Whether it is told whom to join, and not who founds the cluster.
+    joins: bool,
+    observer: bool,
 }
 
 struct Shared {
@@ -65,7 +77,13 @@ struct Shared {
     /// Told when a seat changes.
     news: Notify,
     points: Points,
+    /// Members whose disks are gone.
+    lost: RefCell<BTreeSet<NodeId>>,
 }
+
+/// A voter that is silent for so many of the longest election timeouts is replaced, and an observer is forgotten after
+/// twice that. About as short as may be: so both happen within a simulated minute.
+const DEAD_ELECTIONS: u32 = 11;
 
 /// See the file's head. Clones are the same fleet.
 #[derive(Clone)]
@@ -90,7 +108,7 @@ impl Fleet {
     ) -> Self {
         let network = Network::new(seed, setup.weather.clone(), tracer.clone());
         let mut chance = Stream::of(seed, Chance::Faults);
-        let disks = (0..setup.agents)
+        let disks = (0..setup.agents + setup.spares)
             .map(|agent| {
                 network.assign(&address(agent), agent);
                 let machine = kernel.add_machine();
@@ -109,7 +127,12 @@ impl Fleet {
             points: Points::new(seed, kernel, (tracer, recorder), ends(fleet.clone())),
             tracer: tracer.clone(),
             recorder: recorder.clone(),
-            seats: RefCell::new((0..setup.agents).map(|_| Seat::default()).collect()),
+            seats: RefCell::new(
+                (0..setup.agents + setup.spares)
+                    .map(|agent| Seat { joins: agent >= setup.agents, ..Seat::default() })
+                    .collect(),
+            ),
+            lost: RefCell::default(),
             setup,
             network,
             disks,
@@ -120,7 +143,38 @@ impl Fleet {
 
     /// How many agents there are.
     pub(crate) fn count(&self) -> usize {
+        self.0.disks.len()
+    }
+
+    /// How many of them found the cluster; those behind them join it.
+    pub(crate) fn founders(&self) -> usize {
         self.0.setup.agents
+    }
+
+    /// How many members vote at most; nothing where the membership stays as it was founded.
+    pub(crate) fn voters_max(&self) -> Option<usize> {
+        (!self.0.setup.fixed).then_some(self.0.setup.voters_max)
+    }
+
+    /// The member that the agent's disk belongs to, if it was used.
+    pub(crate) fn node(&self, agent: usize) -> Option<NodeId> {
+        self.0.disks.get(agent)?.node()
+    }
+
+    /// Whether the agent is willing to vote.
+    pub(crate) fn may_vote(&self, agent: usize) -> bool {
+        self.0.seats.borrow().get(agent).is_some_and(|seat| !seat.observer)
+    }
+
+    /// Members whose disks are gone.
+    pub(crate) fn lost(&self) -> BTreeSet<NodeId> {
+        self.0.lost.borrow().clone()
+    }
+
+    /// How many founders beside this agent have a disk that belongs to a cluster.
+    pub(crate) fn founded_beside(&self, agent: usize) -> usize {
+        let founders = self.0.disks.iter().take(self.founders()).enumerate();
+        founders.filter(|(other, disk)| *other != agent && disk.is_of_a_cluster()).count()
     }
 
     /// The agent, if it serves.
@@ -189,6 +243,21 @@ impl Fleet {
             Fault::Disk { agent, fault } => disks[*agent].fault(*fault),
             Fault::ArmPoints(faults) => points.arm(Some(*faults)),
             Fault::DisarmPoints => points.arm(None),
+            Fault::Wipe { agent, joins } => {
+                self.end(*agent, Death::Silent);
+                self.0.lost.borrow_mut().extend(disks[*agent].node());
+                disks[*agent].wipe();
+                if let Some(seat) = self.0.seats.borrow_mut().get_mut(*agent) {
+                    seat.joins = *joins || *agent >= self.founders();
+                }
+            }
+            Fault::Join { agent, observer } if self.lives(*agent) == 0 && *agent >= self.founders() => {
+                if let Some(seat) = self.0.seats.borrow_mut().get_mut(*agent) {
+                    seat.observer = *observer;
+                }
+                self.start(*agent);
+            }
+            Fault::Join { .. } => {}
         }
     }
 
@@ -221,7 +290,7 @@ impl Fleet {
         network.power_up(&address(agent));
         kernel.revive(machine(agent));
         let disk = self.0.disks[agent].clone();
-        let (site, life) = {
+        let (site, life, joins, observer) = {
             let mut seats = self.0.seats.borrow_mut();
             let Some(seat) = seats.get_mut(agent) else { return };
             seat.lives += 1;
@@ -230,19 +299,28 @@ impl Fleet {
             let site = SimSite::new((agent, seat.lives), network.clone(), disk, notes, setup.compaction);
             let site = Arc::new(site);
             seat.site = Some(site.clone());
-            (site, seat.lives)
+            (site, seat.lives, seat.joins, seat.observer)
         };
         recorder.born(agent);
         tracer.note(Event::Started { agent, life });
         let clock = NodeClock { clocks: kernel.clocks().clone(), node: machine(agent) };
+        let dead_after = setup.timing.election_timeout_max * DEAD_ELECTIONS;
         let builder = Agent::builder(format!("agent-{agent}"))
             .listen(address(agent))
-            .founders((0..setup.agents).map(address))
             .timing(setup.timing)
-            // Joining, leaving and replacing are not simulated yet.
-            .danger_fixed_membership()
+            .voters_max(setup.voters_max)
+            .dead_after(dead_after)
+            .forget_after(dead_after * 2)
             .clock(Arc::new(clock))
             .site(site);
+        let builder = match joins {
+            false => builder.founders((0..setup.agents).map(address)),
+            true => {
+                let others = (0..self.count()).filter(|other| *other != agent);
+                builder.join(others.map(address)).observer(observer)
+            }
+        };
+        let builder = if setup.fixed { builder.danger_fixed_membership() } else { builder };
         let fleet = self.clone();
         kernel.spawn_guarded(kernel.place(machine(agent)), async move {
             let started = builder.start().await;

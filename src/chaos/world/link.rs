@@ -96,7 +96,13 @@ impl SimTransport {
     ) -> Result<Result<Answer, Unanswered>, NotSent> {
         stage.connecting();
         let pipe = self.pipe(to, lane).await?;
-        pipe.greeted.check(to)?;
+        if let Err(other) = pipe.greeted.check(to) {
+            // Whom it led to is gone without a word. Over TCP a ping that stays unanswered would have found that out by now.
+            if pipe.host.is_gone() {
+                pipe.break_off();
+            }
+            return Err(other);
+        }
         stage.queueing();
         let slot = pipe::room(&pipe.flight, pipe::units(payload.len())).await;
         let slot = slot.map_err(|_| NotSent::ShutDown)?;

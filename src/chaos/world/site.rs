@@ -1,6 +1,9 @@
 //! What one life of a simulated agent stands on: its end of the network, its disk, and an ear for what it applies.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock, Weak},
+};
 
 use super::{disk::Disk, journal::DiskJournal, network::Network};
 use crate::{
@@ -12,7 +15,7 @@ use crate::{
     id::NodeId,
     name::AgentName,
     raft::Compaction,
-    replica::Applied,
+    replica::{Applied, Configuration},
     runtime::watch,
     storage::StorageError,
     table::{Event as Change, Table},
@@ -56,8 +59,11 @@ impl Site for SimSite {
     fn open(&self, name: &AgentName, new_node_id: NodeId) -> Result<Storage, StorageError> {
         let (journal, recovered) = DiskJournal::open(&self.disk)?;
         let disk = self.disk.clone();
+        let is_empty = disk.node().is_none();
+        let identity = disk.identity(name, new_node_id);
+        self.recorder.identified(self.agent, identity.node_id, is_empty);
         Ok(Storage {
-            identity: self.disk.identity(name, new_node_id),
+            identity,
             save: Box::new(move |identity| disk.save_identity(identity)),
             journal: Arc::new(journal),
             recovered,
@@ -105,6 +111,17 @@ impl Applied for Ear {
         if let Some(hub) = self.hub.upgrade() {
             hub.applied(index, term, events, table);
         }
+    }
+
+    fn reconfigured(&self, index: u64, term: u64, configuration: &Configuration) {
+        let Configuration { voters, members } = configuration;
+        self.tracer.note(Event::Reconfigured {
+            agent: self.agent,
+            index,
+            voters: voters.iter().map(BTreeSet::len).collect(),
+            members: members.len(),
+        });
+        self.recorder.reconfigured(index, term, configuration);
     }
 
     fn replaced(&self, index: u64, table: &Table) {

@@ -138,6 +138,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("tests/real_processes/worker.rs", "a holder works for a while, for others to see"),
     ("tests/fault_proxy.rs", "asks again and again until a port is closed"),
     ("tests/client.rs", "asks again and again; a disturbance lasts for a while"),
+    ("tests/tls.rs", "a lease is held for longer than its ttl; asks again until files were read"),
     ("tests/command_line/harness.rs", "asks other processes again and again, for all the others"),
     ("tests/seed_interface.rs", "lets the ttl of a real cluster pass"),
     ("tests/access/shelf.rs", "the provider is slow on purpose; paused time passes"),

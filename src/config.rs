@@ -451,9 +451,12 @@ pub(crate) fn is_address(addr: &str, any_port: bool) -> bool {
 }
 
 /// What is wrong if what goes to and from these addresses is plaintext.
-pub(crate) fn plaintext_fault<'a>(addresses: impl IntoIterator<Item = &'a String>) -> Option<ConfigFault> {
+pub(crate) fn plaintext_fault<'a>(
+    addresses: impl IntoIterator<Item = &'a String>,
+    any_port: bool,
+) -> Option<ConfigFault> {
     // What is no address is a fault of its own.
-    let beyond = addresses.into_iter().filter(|addr| is_address(addr, true) && !is_loopback(addr));
+    let beyond = addresses.into_iter().filter(|addr| is_address(addr, any_port) && !is_loopback(addr));
     let mut addresses: Vec<String> = beyond.cloned().collect();
     addresses.sort();
     addresses.dedup();

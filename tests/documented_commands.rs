@@ -184,6 +184,10 @@ mod three_processes {
                 assert!(output.status.success(), "{command}: {}\n{text}{errors}", output.status);
                 if command.contains(" run ") {
                     tokens.push(token_of(text.lines().next().unwrap_or_default()));
+                } else if command.contains(" certs ") {
+                    // Each tells what it has made; the last one all of it.
+                    let told = command.contains(" issue ") || command.contains(" show ");
+                    assert!(text.contains("ca.crt") || told && text.contains("c.crt"), "{text}");
                 } else if command.ends_with(" status") {
                     for port in &ports {
                         assert!(text.contains(port), "no agent at {port} in:\n{text}");

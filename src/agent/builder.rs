@@ -249,7 +249,7 @@ impl Builder {
         if !self.ground.security.is_tls() && self.ground.is_tcp() {
             if !self.plaintext {
                 let own = self.listen.iter().chain(&self.advertise);
-                faults.extend(config::plaintext_fault(own.chain(&self.founders).chain(&self.join)));
+                faults.extend(config::plaintext_fault(own.chain(&self.founders).chain(&self.join), true));
             }
             if !self.allowed.is_empty() {
                 faults.push(ConfigFault::AllowWithoutTls);

@@ -107,8 +107,8 @@ impl Handler for Service {
                     _ => {}
                 }
                 let _turn = match caller.role {
-                    Role::Client => self.turns.take(&caller.agent, &request).await,
                     Role::Member => None,
+                    Role::Client | Role::Reader => self.turns.take(&caller.agent, &request).await,
                 };
                 let answered = node.ask(&request, within.min(ASK_MAX)).await;
                 fault_point!(BeforeRequestAnswer);

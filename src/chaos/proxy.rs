@@ -18,6 +18,8 @@
 //! # }
 //! ```
 //!
+//! The agents speak plaintext, on loopback: what is in TLS names nobody whom a proxy could read.
+//!
 //! A cut holds bytes back, as a network does that drops packets: nobody is told, and what TCP has taken arrives when the
 //! cut is healed, if both still wait for it. Time is real, and so a run does not replay; the seed decides which connections
 //! are reset, and delays.

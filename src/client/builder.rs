@@ -102,7 +102,7 @@ impl ClientBuilder {
     fn check(&self, mut faults: Vec<ConfigFault>) -> Result<AgentName, ConfigError> {
         let name = AgentName::new(&self.name).map_err(|error| faults.push(error.into())).ok();
         if !self.security.is_tls() && self.network.is_none() && !self.plaintext {
-            faults.extend(config::plaintext_fault(&self.addresses));
+            faults.extend(config::plaintext_fault(&self.addresses, false));
         }
         if self.addresses.is_empty() {
             faults.push(ConfigFault::NoAgents);

@@ -91,6 +91,11 @@ impl Line {
         &self.addresses
     }
 
+    #[cfg(feature = "tls")]
+    pub(super) fn certificate(&self, address: &str) -> Option<crate::Certificate> {
+        self.transport.certificate(address)
+    }
+
     /// Asks the agent at this address, once.
     pub(super) async fn ask_at(&self, address: &str, request: &Request, within: Duration) -> Response {
         ask_once(self.transport.as_ref(), address, request, within).await

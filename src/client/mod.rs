@@ -244,6 +244,13 @@ impl Client {
         }
     }
 
+    /// The certificate that the agent at this address has shown, while there is a connection to it: after an answer of
+    /// [`status_of`](Self::status_of), say. `None` without TLS.
+    #[cfg(feature = "tls")]
+    pub fn certificate_of(&self, address: &str) -> Option<crate::Certificate> {
+        self.line().certificate(address)
+    }
+
     /// How the agent at this address is, asked once, for at most 2 s. Cancel-safe.
     ///
     /// # Errors

@@ -187,6 +187,13 @@ pub(crate) trait Transport: Send + Sync + 'static {
         within: Duration,
     ) -> Result<Bytes, CallError>;
 
+    /// The certificate that the peer at this address has shown, while there is a connection to it.
+    #[cfg(feature = "tls")]
+    fn certificate(&self, address: &str) -> Option<Certificate> {
+        let _ = address;
+        None
+    }
+
     /// Stops listening, drops every handler and connection, and waits until all tasks have ended: after it the port
     /// is free. Calls under way end as unknown, later ones as not sent. Dropping the future leaves the rest to end by
     /// itself. Shutting down twice is harmless. Not to be awaited by a handler: it would wait for itself.

@@ -207,6 +207,12 @@ impl Transport for TcpTransport {
         link.call(&self.shared, to, method, payload, within).await
     }
 
+    #[cfg(feature = "tls")]
+    fn certificate(&self, address: &str) -> Option<super::Certificate> {
+        let links = self.shared.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.get(address)?.iter().find_map(|link| link.certificate())
+    }
+
     async fn shutdown(&self) {
         self.shared.stop.cancel();
         drop(self.take_listener());

@@ -189,6 +189,7 @@ impl Fixture {
                 &founders,
                 "--ttl",
                 "2s",
+                "--danger-plaintext",
             ];
             Process::start(&mut hosts.on(host, &leasehold(&args)))
         };
@@ -204,7 +205,8 @@ impl Fixture {
     /// Starts a `run` whose command gives signs of life; its number.
     fn run(&mut self, host: usize, name: &str, connect: &str) -> usize {
         let log = self.dir.path().join(format!("{name}-{host}"));
-        let mut command = leasehold(&["run", name, "--connect", connect, "--", "sh", "-c", STUBBORN]);
+        let mut command =
+            leasehold(&["run", name, "--connect", connect, "--danger-plaintext", "--", "sh", "-c", STUBBORN]);
         command.env("LOG", &log).env("SIGNS", self.dir.path().join("signs"));
         self.runs.push(There { process: Process::start(&mut self.hosts.on(host, &command)), log });
         self.runs.len() - 1
@@ -212,7 +214,7 @@ impl Fixture {
 
     fn json(&self, host: usize, args: &[&str]) -> Value {
         let mut command = leasehold(args);
-        command.args(["--connect", &agent_at(host), "--json"]);
+        command.args(["--connect", &agent_at(host), "--danger-plaintext", "--json"]);
         let ended = Process::start(&mut self.hosts.on(host, &command)).ended();
         assert_eq!(ended.code, 0, "{args:?}: {}", ended.err);
         serde_json::from_str(ended.out.lines().next().unwrap()).unwrap()

@@ -22,6 +22,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 pub(crate) fn leasehold<S: AsRef<OsStr>>(args: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold"));
     command.args(args).env_remove("LEASEHOLD_CONNECT").env_remove("LEASEHOLD_CONFIG").env_remove("RUST_LOG");
+    for what in ["CA", "CERT", "KEY"] {
+        command.env_remove(format!("LEASEHOLD_TLS_{what}"));
+    }
     command
 }
 

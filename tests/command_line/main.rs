@@ -27,6 +27,7 @@ mod run;
 mod solo;
 mod streams;
 mod terminal;
+mod tls;
 mod watching;
 
 use harness::{Process, leasehold};

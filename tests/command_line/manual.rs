@@ -103,14 +103,16 @@ fn help_says_what_scripts_have_to_know() {
             "event name queued position waiters acquired agent token ttl_ms lost reason released not_acquired failed detail",
         ),
         ("revoke", "name revoked next"),
+        ("certs show", "file role authority member client reader name expires days_left fingerprint"),
         ("members", "agent node address role may_vote heard_ms_ago log_index behind"),
         (
             "status",
-            "address reachable agent node cluster version role term leader applied durable stopped ttl_ms detail",
+            "address reachable agent node cluster version role term leader applied durable stopped ttl_ms certificate_expires detail",
         ),
     ];
     for (command, fields) in fields {
-        let help = text(&[command, "--help"]);
+        let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let help = text(&words);
         for field in fields.split(' ') {
             let is_word = help.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == field);
             assert!(is_word, "`leasehold {command} --help` does not tell of {field}");
@@ -206,6 +208,7 @@ fn does_what_it_says(name: &str, out: &str, folder: &Path) {
         "run" => assert!(out.starts_with("token "), "{out}"),
         "revoke" => assert!(out.contains("revoked: orders, held by holder"), "{out}"),
         "transfer" => assert!(out.contains("granted: orders, held by standby"), "{out}"),
+        "certs" => assert!(folder.join("certs/ca.key").exists(), "{out}"),
         "members" => assert!(out.contains("leader") && out.contains("solo"), "{out}"),
         "promote" => assert!(out.starts_with("promoted: agent-4"), "{out}"),
         "remove" => assert!(out.starts_with("removed: agent-4"), "{out}"),

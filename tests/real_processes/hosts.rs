@@ -151,7 +151,7 @@ impl Hosts {
         }
         let mut command = self.there(host, Path::new(env!("CARGO_BIN_EXE_leasehold")), "agent");
         command.args(["agent", "--name", &format!("agent-{host}"), "--listen", &agent_at(host)]);
-        command.args(["--founder", &founders.join(","), "--ttl", "2s", "--data-dir"]);
+        command.args(["--founder", &founders.join(","), "--ttl", "2s", "--danger-plaintext", "--data-dir"]);
         command.arg(data);
         self.hosts[host].agent = Some(command.spawn().unwrap());
     }
@@ -228,7 +228,9 @@ impl Hosts {
     fn is_led(&self, host: usize) -> bool {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespaces.0[host], env!("CARGO_BIN_EXE_leasehold")]);
-        command.args(["leases", "--connect", &agent_at(host), "--json"]).stdin(Stdio::null());
+        command
+            .args(["leases", "--connect", &agent_at(host), "--danger-plaintext", "--json"])
+            .stdin(Stdio::null());
         command.output().is_ok_and(|output| output.status.success())
     }
 

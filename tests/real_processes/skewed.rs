@@ -50,7 +50,7 @@ pub(crate) fn serve(asked: &str) -> ! {
     let code = runtime.block_on(async {
         let agent =
             Agent::builder(name).listen(address).founders(words).data_dir(Path::new(data)).clock(clock);
-        match agent.ttl(Duration::from_secs(2)).start().await {
+        match agent.ttl(Duration::from_secs(2)).danger_plaintext().start().await {
             Ok(agent) => {
                 while agent.status().stopped.is_none() {
                     tokio::time::sleep(Duration::from_millis(50)).await;

@@ -111,6 +111,7 @@ pub(crate) fn work(asked: &str) {
             match Client::builder("worker")
                 .agents(agents.iter().copied())
                 .clock(clock.clone())
+                .danger_plaintext()
                 .connect()
                 .await
             {

@@ -142,6 +142,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("tests/flood.rs", "the flood lasts for a while"),
     ("tests/client.rs", "asks again and again; a disturbance lasts for a while"),
     ("tests/command_line/danger.rs", "a process is killed a moment after it has begun"),
+    ("tests/tls.rs", "a lease is held for longer than its ttl; asks again until files were read"),
     ("tests/command_line/harness.rs", "asks other processes again and again, for all the others"),
     ("tests/seed_interface.rs", "lets the ttl of a real cluster pass"),
     ("tests/access/shelf.rs", "the provider is slow on purpose; paused time passes"),

@@ -40,7 +40,7 @@ Example:
 /// `status`'s.
 pub(crate) const STATUS: &str = "\
 With --json, for each agent: address, reachable; if so agent, node, cluster, version, role, term, leader, applied, leases,
-waiters, durable, stopped (why, or null), ttl_ms; if not, detail. Tokens and node ids are strings, since many readers of
+waiters, durable, stopped (why, or null), ttl_ms, certificate_expires (null without TLS); if not, detail. Tokens and node ids are strings, since many readers of
 JSON keep only 53 bits of a number.
 
 Example:

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use chrono::{DateTime, Utc};
 use leasehold::{ClosureInfo, HolderInfo, Mode, Name, NameReport, ReadError, StatusReport, WaiterInfo};
 use serde_json::{Value, json};
 
@@ -16,13 +17,19 @@ use crate::{
 /// How many leases are asked for at once.
 const PAGE: usize = 1_000;
 
+/// How an agent is, and the end of the certificate that it has shown.
+type Asked = Result<(StatusReport, Option<DateTime<Utc>>), ReadError>;
+
 /// How the agents at the addresses are, and all other members that they know.
 pub(crate) async fn status(args: LookArgs) -> Result<(), Failed> {
     let client = output::connect(&args.connect, None).await?;
     let mut addresses: BTreeSet<String> = client.addresses().iter().cloned().collect();
     addresses.extend(client.status().await?.members.into_iter().map(|member| member.addr));
     let asked = addresses.into_iter().map(async |address| {
-        let report = client.status_of(&address).await;
+        let report = client.status_of(&address).await.map(|report| {
+            let expires = client.certificate_of(&address).map(|certificate| certificate.expires);
+            (report, expires)
+        });
         (address, report)
     });
     let answers = futures_util::future::join_all(asked).await;
@@ -40,13 +47,23 @@ pub(crate) async fn status(args: LookArgs) -> Result<(), Failed> {
     Ok(())
 }
 
-fn status_table(answers: &[(String, Result<StatusReport, ReadError>)]) -> Table {
+fn status_table(answers: &[(String, Asked)]) -> Table {
     let mut table = Table::new(&[
-        "AGENT", "ADDRESS", "ROLE", "TERM", "APPLIED", "LEASES", "WAITERS", "STORAGE", "VERSION", "CLUSTER",
+        "AGENT",
+        "ADDRESS",
+        "ROLE",
+        "TERM",
+        "APPLIED",
+        "LEASES",
+        "WAITERS",
+        "STORAGE",
+        "VERSION",
+        "CLUSTER",
+        "CERTIFICATE",
     ]);
     for (address, answer) in answers {
         match answer {
-            Ok(report) => table.row([
+            Ok((report, expires)) => table.row([
                 report.agent.to_string(),
                 address.clone(),
                 if report.stopped.is_some() { "stopped".to_owned() } else { report.role.to_string() },
@@ -57,6 +74,7 @@ fn status_table(answers: &[(String, Result<StatusReport, ReadError>)]) -> Table 
                 if report.durable { "disk" } else { "memory" }.to_owned(),
                 report.version.clone(),
                 report.cluster.to_string(),
+                expires.map_or_else(|| "none".to_owned(), |at| format!("until {}", output::time(at))),
             ]),
             Err(_) => table.row(["?".to_owned(), address.clone(), "no answer".to_owned()]),
         }
@@ -64,9 +82,9 @@ fn status_table(answers: &[(String, Result<StatusReport, ReadError>)]) -> Table 
     table
 }
 
-fn status_json(address: &str, answer: &Result<StatusReport, ReadError>) -> Value {
+fn status_json(address: &str, answer: &Asked) -> Value {
     match answer {
-        Ok(report) => json!({
+        Ok((report, expires)) => json!({
             "address": address,
             "reachable": true,
             "agent": report.agent.as_str(),
@@ -82,6 +100,7 @@ fn status_json(address: &str, answer: &Result<StatusReport, ReadError>) -> Value
             "durable": report.durable,
             "stopped": report.stopped,
             "ttl_ms": in_ms(report.timing.ttl),
+            "certificate_expires": expires.map(output::time_ms),
         }),
         Err(error) => json!({ "address": address, "reachable": false, "detail": error.to_string() }),
     }

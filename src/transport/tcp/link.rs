@@ -207,6 +207,15 @@ impl Link {
         matches!(*self.state.borrow(), State::Idle { .. })
     }
 
+    /// What the other side has shown.
+    #[cfg(feature = "tls")]
+    pub(super) fn certificate(&self) -> Option<super::super::Certificate> {
+        match &*self.state.borrow() {
+            State::Up(connection) => connection.peer.certificate(),
+            _ => None,
+        }
+    }
+
     /// See [`Transport::call`](super::super::Transport::call).
     pub(super) async fn call(
         self: &Arc<Self>,

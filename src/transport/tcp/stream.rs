@@ -63,6 +63,15 @@ impl Peer {
         }
     }
 
+    /// Its certificate.
+    #[cfg(feature = "tls")]
+    pub(super) fn certificate(&self) -> Option<tls::Certificate> {
+        match self {
+            Self::Anybody => None,
+            Self::Known(peer) => peer.certificate(),
+        }
+    }
+
     /// Resolves, with the reason, when its certificate holds no more.
     pub(super) async fn outlives(&self) -> String {
         match self {

@@ -54,6 +54,10 @@ impl TlsPeer {
         Ok(Self { bearer: Bearer { role, name }, chain, end, expires, tls: tls.clone(), met_with })
     }
 
+    pub(super) fn certificate(&self) -> Option<Certificate> {
+        self.chain.first().map(|own| Certificate::of(own))
+    }
+
     pub(super) fn is_of_old_certificates(&self) -> bool {
         self.tls.in_use().is_some_and(|in_use| !Arc::ptr_eq(&in_use, &self.met_with))
     }

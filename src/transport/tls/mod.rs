@@ -265,7 +265,7 @@ impl Tls {
             state.refused.clone()
         };
         match self.reload() {
-            Ok(false) => {}
+            Ok(false) => self.state().refused = None,
             Ok(true) => match self.certificate() {
                 Ok(own) => tracing::info!(
                     expires = %own.expires,
@@ -275,7 +275,7 @@ impl Tls {
                 Err(error) => tracing::warn!(%error, "the certificates have changed"),
             },
             // What can't even be read is told each time.
-            Err(error) if told.is_none() || told != self.state().refused => tracing::warn!(
+            Err(error) if is_unreadable(&error) || told != self.state().refused => tracing::warn!(
                 %error,
                 "the certificates have changed and can't be used: those from before stay in use; mend the files, they are looked at again"
             ),
@@ -349,6 +349,10 @@ impl Source {
         };
         if faults.is_empty() { Ok(pem) } else { Err(TlsError { faults }) }
     }
+}
+
+fn is_unreadable(error: &TlsError) -> bool {
+    error.faults.iter().any(|fault| matches!(fault, TlsFault::Unreadable { .. }))
 }
 
 fn read_bounded(path: &PathBuf) -> Result<Vec<u8>, String> {

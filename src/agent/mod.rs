@@ -25,6 +25,7 @@ mod place;
 mod route;
 mod serve;
 mod starting;
+mod turns;
 mod watching;
 
 use std::{fmt, sync::Arc, time::Duration};

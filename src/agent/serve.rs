@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::{
     founding::{Founding, Question},
     node::Node,
+    turns::Turns,
 };
 use crate::{
     codec,
@@ -25,11 +26,12 @@ use crate::{
 pub(crate) struct Service {
     founding: Arc<Founding>,
     node: OnceLock<Arc<Node>>,
+    turns: Turns,
 }
 
 impl Service {
     pub(crate) fn new(founding: Arc<Founding>) -> Arc<Self> {
-        Arc::new(Self { founding, node: OnceLock::new() })
+        Arc::new(Self { founding, node: OnceLock::new(), turns: Turns::default() })
     }
 
     /// From now on everything is answered.
@@ -95,6 +97,10 @@ impl Handler for Service {
                     }
                     _ => {}
                 }
+                let _turn = match caller.role {
+                    Role::Client => self.turns.take(&caller.agent, &request).await,
+                    Role::Member => None,
+                };
                 let answered = node.ask(&request, within.min(ASK_MAX)).await;
                 fault_point!(BeforeRequestAnswer);
                 Ok(codec::encode(&answered.response).into())

@@ -139,6 +139,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("tests/real_processes/skewed.rs", "looks again and again whether its agent has stepped down"),
     ("tests/real_processes/worker.rs", "a holder works for a while, for others to see"),
     ("tests/fault_proxy.rs", "asks again and again until a port is closed"),
+    ("tests/flood.rs", "the flood lasts for a while"),
     ("tests/client.rs", "asks again and again; a disturbance lasts for a while"),
     ("tests/command_line/danger.rs", "a process is killed a moment after it has begun"),
     ("tests/command_line/harness.rs", "asks other processes again and again, for all the others"),

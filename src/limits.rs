@@ -65,7 +65,7 @@ pub const ENTRY_BYTES_MAX: usize = 15 * 1024;
 
 /// The most requests that one connection has in flight.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 1_024;
-/// So many addresses are remembered with how calls to them fare; beyond them, those that are not in use are forgotten.
+/// The most addresses that are remembered with how calls to them fare; beyond them, those not in use are forgotten.
 pub const LINKS_MAX: usize = 1_024;
 /// The most applied changes that an agent remembers: a watcher that asks for older ones is told that it lags.
 pub const WATCH_BACKLOG_MAX: usize = 16_384;

@@ -105,10 +105,11 @@ async fn a_flood_from_one_client_costs_nobody_else_a_lease() {
     // On a thread of its own: the others are not to wait for it inside of this process, as they don't for another's.
     let elsewhere =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    for connection in 0..CONNECTIONS {
-        let addresses = addresses.clone();
-        let client =
-            elsewhere.spawn(async move { client("flooder", &addresses).await.unwrap() }).await.unwrap();
+    let connected = elsewhere.spawn(async move {
+        let clients = (0..CONNECTIONS).map(|_| client("flooder", &addresses));
+        try_join_all(clients).await.unwrap()
+    });
+    for (connection, client) in connected.await.unwrap().into_iter().enumerate() {
         for task in 0..AT_ONCE {
             let number = (connection * AT_ONCE + task) as u64;
             elsewhere.spawn(ask(client.clone(), number, asked.clone(), over.clone()));

@@ -434,12 +434,11 @@ impl Spec {
                 Response::Failed(Failure::Unavailable(detail)) => {
                     tracing::debug!(name = %self.name, detail, "asking again");
                 }
-                // Of this copy. Where it is the only one, there is nothing to cancel.
                 Response::Failed(Failure::Refused(detail)) if sent_before => {
                     return Err(AcquireError::Unknown { name, detail, ttl: self.ttl });
                 }
                 Response::Failed(Failure::Refused(detail)) => {
-                    abandon.keep();
+                    abandon.keep(); // It is the only copy.
                     return Err(AcquireError::Refused { name, detail });
                 }
                 other => return Err(self.not_understood(other)),

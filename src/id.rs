@@ -125,6 +125,11 @@ impl ClusterId {
         Self::of_founding(self.0).0 == Self::of_founding(other.0).0
     }
 
+    /// Whether both come of one founding, and this one is of an earlier generation.
+    pub(crate) const fn is_before(self, other: Self) -> bool {
+        self.has_founding_of(other) && self.generation() < other.generation()
+    }
+
     /// The next generation; `None` after the last one.
     pub(crate) const fn next_generation(self) -> Option<Self> {
         match self.0.checked_add(1 << DRAWN_BITS) {

@@ -7,7 +7,7 @@
 
 use crate::{
     config::ConfigFault,
-    limits::{LEASES_MAX, METADATA_BYTES_MAX, WAITERS_PER_NAME_MAX},
+    limits::{FRAME_BYTES_MAX, LEASES_MAX, METADATA_BYTES_MAX, QUESTION_BYTES_MAX, WAITERS_PER_NAME_MAX},
 };
 
 /// What one peer, and all of them together, may take of an agent; see [`Builder::quotas`](crate::Builder::quotas).
@@ -97,9 +97,9 @@ impl Quotas {
             ("requests", self.requests, 1, MOST),
             ("requests_per_peer", self.requests_per_peer, 1, MOST),
             // The largest question, in its frame.
-            ("request_bytes", self.request_bytes, crate::limits::QUESTION_BYTES_MAX + 1_024, MOST),
-            ("answer_bytes", self.answer_bytes, crate::limits::FRAME_BYTES_MAX, MOST),
-            ("answer_bytes_per_peer", self.answer_bytes_per_peer, crate::limits::FRAME_BYTES_MAX, MOST),
+            ("request_bytes", self.request_bytes, QUESTION_BYTES_MAX + 1_024, MOST),
+            ("answer_bytes", self.answer_bytes, FRAME_BYTES_MAX, MOST),
+            ("answer_bytes_per_peer", self.answer_bytes_per_peer, FRAME_BYTES_MAX, MOST),
             ("leases", self.leases, 1, LEASES_MAX),
             ("leases_per_agent", self.leases_per_agent, 1, LEASES_MAX),
             ("waiters_per_name", self.waiters_per_name, 1, WAITERS_PER_NAME_MAX),

@@ -1,7 +1,7 @@
 //! One client floods three agents over many connections, with everything that a client may ask; a hundred others hold
 //! leases meanwhile. None of them may lose its own.
 //!
-//! For longer, and larger: `LEASEHOLD_FLOOD_SECONDS=60 cargo test --release --test flood -- --nocapture`.
+//! For longer: `LEASEHOLD_FLOOD_SECONDS=60 cargo test --release --test flood -- --nocapture`.
 
 #![allow(
     clippy::disallowed_methods,

@@ -71,20 +71,18 @@ pub(crate) struct Leader {
     asked: Mutex<Moment>,
     barrier: Mutex<Barrier>,
     quotas: Quotas,
-    /// Kept up like the deadlines; locked after them.
-    ledger: Mutex<Ledger>,
     tasks: Tasks,
 }
 
 /// An acquire that counts as under way.
 pub(crate) struct Counted<'a> {
-    ledger: &'a Mutex<Ledger>,
+    kept: &'a Mutex<Kept>,
     agent: AgentName,
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        lock(self.ledger).over(&self.agent);
+        lock(self.kept).ledger.over(&self.agent);
     }
 }
 
@@ -92,6 +90,8 @@ impl Drop for Counted<'_> {
 #[derive(Default)]
 struct Kept {
     now: Option<Deadlines>,
+    /// Of what they are about.
+    ledger: Ledger,
     /// The last term whose deadlines were dropped.
     over: u64,
     /// The last that were dropped, where they are kept by mistake.
@@ -102,6 +102,7 @@ struct Kept {
 impl Kept {
     fn drop_them(&mut self) -> Option<u64> {
         let dropped = self.now.take()?;
+        self.ledger.stop();
         let term = dropped.term();
         self.over = self.over.max(term);
         #[cfg(feature = "chaos")]
@@ -147,7 +148,6 @@ impl Leader {
             asked: Mutex::new(Moment::NEVER),
             barrier: Mutex::default(),
             quotas,
-            ledger: Mutex::default(),
             tasks,
         })
     }
@@ -198,7 +198,7 @@ impl Leader {
                         fresh.revoked(&id);
                     }
                     kept.now = Some(fresh);
-                    lock(&self.ledger).restart(table);
+                    kept.ledger.restart(table);
                     self.wake.notify_one();
                 }
             }
@@ -216,8 +216,8 @@ impl Leader {
             self.ready.notify_one();
         }
         let mut guard = lock(&self.deadlines);
-        let Some(deadlines) = guard.now.as_mut() else { return };
-        lock(&self.ledger).applied(events);
+        let Kept { now: Some(deadlines), ledger, .. } = &mut *guard else { return };
+        ledger.applied(events);
         let now = self.clock.now();
         let mut began = false;
         for event in events {
@@ -259,8 +259,8 @@ impl Leader {
     /// Which quota is used up, and what to do.
     pub(crate) fn count(&self, acquire: &Acquire) -> Result<Option<Counted<'_>>, String> {
         let reading = self.replica.read();
-        let counts = lock(&self.ledger).begin(acquire, reading.table(), &self.quotas)?;
-        Ok(counts.then(|| Counted { ledger: &self.ledger, agent: acquire.agent.agent.clone() }))
+        let counts = lock(&self.deadlines).ledger.begin(acquire, reading.table(), &self.quotas)?;
+        Ok(counts.then(|| Counted { kept: &self.deadlines, agent: acquire.agent.agent.clone() }))
     }
 
     /// A snapshot replaced the table: a leader never installs one, so this node has been deposed.

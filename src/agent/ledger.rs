@@ -3,7 +3,8 @@
 //! A quota is the leader's own and no part of the replicated rules, where a bound can't be set without being the same at
 //! every member. So it is looked at before an acquire is proposed, and what is under way counts: between the two nobody
 //! slips through. A copy of an acquire that is known is not new, and is let through to be answered as before (rule L7). What
-//! a new leader has not seen proposed, and what is given up while it is under way, may come on top.
+//! a new leader has not seen proposed, and what is given up while it is under way, may come on top. Who does not lead, or
+//! not yet, refuses nobody for what an agent has: the request is for somebody else to judge.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use crate::{
     table::{Acquire, Event, State, Table},
 };
 
-/// See the file's head. Exact while its owner leads; otherwise nobody asks it.
+/// See the file's head. Exact while its owner leads; otherwise nobody has anything in it but what is under way.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     /// In the applied table.
@@ -26,10 +27,15 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Counts anew. What is under way stays so.
     pub(super) fn restart(&mut self, table: &Table) {
-        self.live.clear();
+        self.stop();
         for holder in table.all_holders() {
             add(&mut self.live, &holder.agent);
         }
+    }
+
+    /// Its owner leads no more: it hears of no change, so that what it counted is soon wrong.
+    pub(super) fn stop(&mut self) {
+        self.live.clear();
     }
 
     pub(super) fn applied(&mut self, events: &[Event]) {
@@ -200,6 +206,17 @@ mod tests {
         assert_eq!(bench.begin(&first, &quotas), Ok(false));
         bench.ledger.over(&second.agent.agent);
         assert_eq!(bench.begin(&third, &quotas), Ok(true), "the second was given up");
+    }
+
+    #[test]
+    fn who_leads_no_more_refuses_nobody_for_what_it_counted_before() {
+        let quotas = Quotas { leases_per_agent: 1, ..Quotas::default() };
+        let mut bench = Bench::new();
+        bench.apply(Command::Acquire(acquire(1, "a", "one")));
+        let second = acquire(2, "a", "two");
+        assert!(bench.begin(&second, &quotas).is_err());
+        bench.ledger.stop();
+        assert_eq!(bench.begin(&second, &quotas), Ok(true));
     }
 
     #[test]

@@ -83,9 +83,6 @@ impl Node {
         membership: &Membership,
         asked: &mut BTreeMap<String, String>,
     ) -> Result<bool, String> {
-        let mut addresses: BTreeSet<&str> = self.known.iter().map(String::as_str).collect();
-        addresses.extend(membership.members.values().map(|(member, _)| member.addr.as_str()));
-        addresses.remove(self.member.addr.as_str());
         if self.consensus.leadership().leading {
             // Nobody else can: it may even be alone.
             return match self.ask(&self.join(), PATIENCE).await.response {
@@ -94,6 +91,9 @@ impl Node {
                 _ => Ok(false),
             };
         }
+        let mut addresses: BTreeSet<&str> = self.known.iter().map(String::as_str).collect();
+        addresses.extend(membership.members.values().map(|(member, _)| member.addr.as_str()));
+        addresses.remove(self.member.addr.as_str());
         let mut overtaken = None;
         for address in addresses {
             let why = match try_once(self.transport.as_ref(), address, &self.join(), PATIENCE).await {

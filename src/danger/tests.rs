@@ -4,7 +4,7 @@ use std::{
 };
 
 use super::*;
-use crate::{Agent, Client, InProcessNetwork, Timing, limits::FORCED_INDEX_STEP};
+use crate::{Agent, Client, InProcessNetwork, Timing, limits::FORCED_INDEX_STEP, storage::tests::copy};
 
 /// A stopped agent's directory, in which one client holds a lease of this ttl and another one waits for it.
 async fn stopped(ttl: Duration) -> (tempfile::TempDir, Survey) {
@@ -37,18 +37,6 @@ async fn stopped(ttl: Duration) -> (tempfile::TempDir, Survey) {
 
 fn gone(found: &Survey) -> Recovery {
     Recovery::of(found.cluster, Holders::Gone)
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for item in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(item.file_name());
-        if item.file_type().unwrap().is_dir() {
-            copy(&item.path(), &to);
-        } else {
-            fs::copy(item.path(), to).unwrap();
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -41,7 +41,7 @@ mod recovery;
 mod snapshots;
 mod successor;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 use std::{fmt, io};

@@ -129,7 +129,7 @@ pub(crate) enum NotSent {
         text: String,
     },
     /// The agent there belongs to another cluster, or to another generation of this one's.
-    #[error("{}", differing(*ours, *theirs))]
+    #[error("{}", differing(("the agent there", *theirs), ("this agent", *ours)))]
     WrongCluster {
         /// The cluster on this side.
         ours: ClusterId,
@@ -169,45 +169,39 @@ impl NotSent {
     pub(crate) fn is_overtaken(&self) -> bool {
         match self {
             Self::Rejected { code, .. } => *code == RejectCode::Overtaken,
-            Self::WrongCluster { ours, theirs } => {
-                ours.has_founding_of(*theirs) && ours.generation() < theirs.generation()
-            }
+            Self::WrongCluster { ours, theirs } => ours.is_before(*theirs),
             _ => false,
         }
     }
 }
 
-fn differing(ours: ClusterId, theirs: ClusterId) -> String {
-    match Overtaken::between(("this agent", ours), ("the agent there", theirs)) {
-        Some(overtaken) => overtaken.to_string(),
-        None => format!(
-            "the agent there belongs to cluster {theirs}, this one to {ours}; one of the two has a wrong address or data directory"
-        ),
+/// What is wrong with two who belong to different clusters, or generations of one; each with what it is called.
+pub(super) fn differing(one: (&str, ClusterId), other: (&str, ClusterId)) -> String {
+    let overtaken = |older: (&str, ClusterId), new| {
+        Overtaken { older: older.0.to_owned(), old: older.1, new }.to_string()
+    };
+    if one.1.is_before(other.1) {
+        overtaken(one, other.1)
+    } else if other.1.is_before(one.1) {
+        overtaken(other, one.1)
+    } else {
+        format!(
+            "{} belongs to cluster {}, {} to {}; one of the two has a wrong address or data directory",
+            one.0, one.1, other.0, other.1
+        )
     }
 }
 
 /// Two who belong to different generations of one cluster.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[error(
     "{older} is of generation {} of cluster {new}, which was recovered by force as generation {}: nothing of an older generation comes back; where an agent says this of itself and its cluster is to be the recovered one, move its data directory away and start it with an empty one, as a new member",
     old.generation(), new.generation()
 )]
-pub(super) struct Overtaken {
+struct Overtaken {
     older: String,
     old: ClusterId,
     new: ClusterId,
-}
-
-impl Overtaken {
-    /// Each with what it is called.
-    pub(super) fn between(one: (&str, ClusterId), other: (&str, ClusterId)) -> Option<Self> {
-        if !one.1.has_founding_of(other.1) || one.1 == other.1 {
-            return None;
-        }
-        let (old, new) =
-            if one.1.generation() < other.1.generation() { (one, other.1) } else { (other, one.1) };
-        Some(Self { older: old.0.to_owned(), old: old.1, new })
-    }
 }
 
 /// Why there is no answer.

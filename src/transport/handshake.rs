@@ -23,7 +23,7 @@ use bytes::{Buf as _, BufMut as _, BytesMut};
 
 use super::{
     Caller, Identity, Lane, Role,
-    error::{NotSent, Overtaken, RejectCode, tame},
+    error::{NotSent, RejectCode, differing, tame},
 };
 use crate::{
     id::{ClusterId, NodeId},
@@ -289,19 +289,8 @@ pub(super) fn receive(
         && ours != theirs
     {
         let caller = format!("the caller ({agent})");
-        return match Overtaken::between(("this agent", ours), (&caller, theirs)) {
-            Some(overtaken) => {
-                let is_over = theirs.generation() < ours.generation();
-                let code = if is_over { RejectCode::Overtaken } else { RejectCode::Cluster };
-                reject(code, overtaken.to_string())
-            }
-            None => reject(
-                RejectCode::Cluster,
-                format!(
-                    "this agent belongs to cluster {ours}, {caller} to {theirs}; one of the two has a wrong address or data directory"
-                ),
-            ),
-        };
+        let code = if theirs.is_before(ours) { RejectCode::Overtaken } else { RejectCode::Cluster };
+        return reject(code, differing(("this agent", ours), (&caller, theirs)));
     }
     // As long as no certificate says less.
     let rights = if role == Role::Reader { role } else { Role::Member };

@@ -18,6 +18,11 @@ fn agent(dir: &str, address: &str) -> Process {
     agent
 }
 
+fn stop(agent: Process) {
+    agent.signal(Signal::TERM);
+    assert_eq!(agent.ended().code, 0);
+}
+
 #[test]
 fn nothing_is_recovered_by_accident_and_a_script_can_do_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -36,8 +41,7 @@ fn nothing_is_recovered_by_accident_and_a_script_can_do_it() {
     let running = agent(dir, &address);
     let refused = recover(&["--holders-gone"]);
     assert!(refused.code == 1 && refused.err.contains("another agent is running"), "{refused:?}");
-    running.signal(Signal::TERM);
-    assert_eq!(running.ended().code, 0);
+    stop(running);
 
     let before = survey(0);
     let cluster = before["cluster"].as_str().unwrap();
@@ -68,8 +72,7 @@ fn nothing_is_recovered_by_accident_and_a_script_can_do_it() {
     let again = agent(dir, &address);
     let run = ended(&["run", "x", "--connect", &address, "--", "sh", "-c", "echo $LEASEHOLD_TOKEN"]);
     assert!(run.out.trim().parse::<u64>().unwrap() > token(&after), "{run:?}");
-    again.signal(Signal::TERM);
-    assert_eq!(again.ended().code, 0);
+    stop(again);
     let named = after["cluster"].as_str().unwrap();
     let json = recover(&["--holders-gone", "--yes", "--cluster", named, "--json"]);
     let done: Value = serde_json::from_str(&json.out).unwrap_or_else(|_| panic!("{json:?}"));
@@ -84,8 +87,7 @@ fn a_recovery_that_is_killed_at_any_moment_can_be_done_again() {
     let dir = dir.to_str().unwrap();
     let [address] = free_addresses();
     let running = agent(dir, &address);
-    running.signal(Signal::TERM);
-    assert_eq!(running.ended().code, 0);
+    stop(running);
     let mut generations = vec![0];
     for patience in 0..30 {
         let ended = ended(&["danger", "survey", "--data-dir", dir, "--json"]);

@@ -1,7 +1,5 @@
 //! Directories that are damaged, foreign or in use: a clear error each, and never an empty start.
 
-use std::fs;
-
 use super::*;
 use crate::{
     AgentName, ClusterId, NodeId,
@@ -351,17 +349,4 @@ fn a_directory_keeps_its_identity() {
     let directory = Arc::new(DataDir::open(&path).unwrap());
     directory.load_or_create(NodeId::from_bits(9), &agent).unwrap();
     assert!(matches!(DiskJournal::open(&directory, &Options::default()), Err(StorageError::Missing { .. })));
-}
-
-fn copy(from: &Path, to: &Path) {
-    for item in fs::read_dir(from).unwrap() {
-        let path = item.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            fs::create_dir_all(&target).unwrap();
-            copy(&path, &target);
-        } else {
-            fs::copy(&path, &target).unwrap();
-        }
-    }
 }

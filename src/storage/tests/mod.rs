@@ -6,7 +6,7 @@ mod goldens;
 mod suite;
 
 use std::{
-    io,
+    fs, io,
     path::Path,
     sync::{Arc, mpsc},
 };
@@ -26,6 +26,19 @@ fn bytes(text: impl AsRef<[u8]>) -> Bytes {
 /// Entries with these indexes, whose content tells index and term.
 fn entries(range: std::ops::Range<u64>, term: u64) -> Vec<(u64, Bytes)> {
     range.map(|index| (index, bytes(format!("entry {index} of term {term}")))).collect()
+}
+
+/// Copies a folder, and what is in it.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for item in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(item.file_name());
+        if item.file_type().unwrap().is_dir() {
+            copy(&item.path(), &to);
+        } else {
+            fs::copy(item.path(), to).unwrap();
+        }
+    }
 }
 
 /// A callback, and where its answer arrives.

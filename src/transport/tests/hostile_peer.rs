@@ -178,6 +178,23 @@ fn strict(quotas: Quotas) -> Settings {
     Settings { quotas, ..brisk() }
 }
 
+/// Calls again and again until there is an answer.
+async fn until_served(caller: &TcpTransport, server: &TcpTransport) {
+    within(async {
+        while echo(caller, &to(server)).await.is_err() {
+            // A call that fails at once waits for nothing, and the connection's task is of this thread too.
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// What one client is refused, a client of another name is not.
+async fn another_is_served(server: &TcpTransport) {
+    let another = Identity { agent: AgentName::new("another").unwrap(), ..client() };
+    echo(&TcpTransport::caller(fixed(another), brisk()), &to(server)).await.unwrap();
+}
+
 #[tokio::test]
 async fn many_silent_strangers_take_a_bounded_number_of_places() {
     let quotas = Quotas { handshakes: 7, handshakes_per_host: 5, ..Quotas::default() };
@@ -193,13 +210,7 @@ async fn many_silent_strangers_take_a_bounded_number_of_places() {
     // One leaves, and there is a place again.
     drop(strangers.pop());
     let caller = TcpTransport::caller(fixed(client()), brisk());
-    within(async {
-        while echo(&caller, &to(&server)).await.is_err() {
-            // A call that fails at once waits for nothing, and the connection's task is of this thread too.
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until_served(&caller, &server).await;
 }
 
 #[tokio::test]
@@ -214,16 +225,9 @@ async fn a_peer_of_many_connections_is_refused_by_name_and_others_are_not() {
     let reason = not_sent(echo(&caller, &to(&server)).await);
     assert!(matches!(reason, NotSent::Rejected { code: RejectCode::TooManyConnections, .. }), "{reason}");
     assert!(reason.to_string().contains("connections_per_peer"), "{reason}");
-    let another = Identity { agent: AgentName::new("another").unwrap(), ..client() };
-    echo(&TcpTransport::caller(fixed(another), brisk()), &to(&server)).await.unwrap();
+    another_is_served(&server).await;
     drop(kept);
-    within(async {
-        while echo(&caller, &to(&server)).await.is_err() {
-            // A call that fails at once waits for nothing, and the connection's task is of this thread too.
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until_served(&caller, &server).await;
 }
 
 #[tokio::test]
@@ -242,8 +246,7 @@ async fn a_client_that_floods_over_several_connections_is_busy_on_all_of_them_an
         let frame = next_frame(&mut two, &mut buffer).await;
         assert_eq!((frame.kind, frame.call), (Kind::Busy, call));
     }
-    let another = Identity { agent: AgentName::new("another").unwrap(), ..client() };
-    echo(&TcpTransport::caller(fixed(another), brisk()), &to(&server)).await.unwrap();
+    another_is_served(&server).await;
     assert_eq!(script.begun(), 11);
 }
 

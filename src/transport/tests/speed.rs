@@ -24,6 +24,35 @@ async fn a_call_beside_a_bare_round_trip_on_one_thread() {
     measure("one thread").await;
 }
 
+/// What TLS costs: a connection with its handshake and its first call, and a call on one that is there.
+#[cfg(feature = "tls")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, to be read and not to be passed"]
+async fn tls_beside_plaintext() {
+    let over_tls = tls::OverTls::new();
+    for _ in 0..3 {
+        let plain = (first_calls(&Tcp).await, calls(&Tcp, 1).await, calls(&Tcp, 64).await);
+        let tls = (first_calls(&over_tls).await, calls(&over_tls, 1).await, calls(&over_tls, 64).await);
+        println!(
+            "first call {:.0} µs, in TLS {:.0} µs; a call {:.1} µs, in TLS {:.1} µs; 64 at once {:.1} µs each, in TLS {:.1} µs",
+            plain.0, tls.0, plain.1, tls.1, plain.2, tls.2
+        );
+    }
+}
+
+#[cfg(feature = "tls")]
+async fn first_calls(world: &dyn World) -> f64 {
+    const CALLERS: usize = 500;
+    let server = world.bind(None, fixed(member("server", 1, 1))).await.unwrap();
+    server.serve(Script::new());
+    let callers: Vec<_> = (0..CALLERS).map(|_| world.caller(fixed(client()))).collect();
+    let start = SystemClock.now();
+    for caller in &callers {
+        echo(&**caller, &to(&*server)).await.unwrap();
+    }
+    SystemClock.now().since(start).as_secs_f64() * 1e6 / CALLERS as f64
+}
+
 async fn measure(what: &str) {
     for _ in 0..3 {
         let bare = crate::runtime::spawn(bare()).await.unwrap();

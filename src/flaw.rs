@@ -62,12 +62,20 @@ pub enum Flaw {
     PermitsIdle,
     /// A holder that hears nothing does not find out by its own timer.
     HolderWithoutTimer,
+    /// An empty disk takes the node id that its agent had before.
+    OldIdOnEmptyDisk,
+    /// The membership is changed without looking who is in touch, and has caught up.
+    ChangedBlindly,
+    /// An agent takes the message of a deposed leader for a sign that it is a member.
+    LedByAnybody,
+    /// Whoever lost its disk stays a member beside what it has become.
+    OldSelfStays,
 }
 
 #[cfg(feature = "chaos")]
 impl Flaw {
     /// All.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 29] = [
         Self::NoSync,
         Self::LeaderRestore,
         Self::LeaseRead,
@@ -93,6 +101,10 @@ impl Flaw {
         Self::WrongHeir,
         Self::PermitsIdle,
         Self::HolderWithoutTimer,
+        Self::OldIdOnEmptyDisk,
+        Self::ChangedBlindly,
+        Self::LedByAnybody,
+        Self::OldSelfStays,
     ];
 }
 

@@ -22,6 +22,7 @@ use super::leader::Leader;
 use crate::{
     clock::Clock,
     config::Timing,
+    flaw::planted,
     id::NodeId,
     limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX},
     message::{Failure, MemberReport, MemberRole, Request, Response},
@@ -244,11 +245,12 @@ impl Caretaker {
                 Seen {
                     voter: *voter,
                     willing: !member.observer,
-                    caught_up: heard_ago.is_some()
-                        && matched > 0
-                        && matched.saturating_add(CAUGHT_UP_ENTRIES) >= last,
+                    caught_up: planted!(ChangedBlindly)
+                        || heard_ago.is_some()
+                            && matched > 0
+                            && matched.saturating_add(CAUGHT_UP_ENTRIES) >= last,
                     heard: heard_ago.map_or(first, |ago| (now - ago).max(first)),
-                    superseded: superseded && *node != self.node,
+                    superseded: superseded && *node != self.node && !planted!(OldSelfStays),
                 },
             );
         }

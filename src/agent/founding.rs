@@ -272,7 +272,7 @@ impl Founding {
     /// the others, who may be down now, are not asked again.
     ///
     /// # Errors
-    /// When lists disagree, when another founder belongs to another plan, when the promise can't be written down.
+    /// When lists disagree, also with the one for which this founder drew a plan before; when another founder belongs to another plan, when the promise can't be written down.
     pub(crate) async fn settle(
         &self,
         transport: &dyn Transport,
@@ -281,6 +281,14 @@ impl Founding {
     ) -> Result<Plan, StartError> {
         if let Some(plan) = self.plan().filter(|_| has_log) {
             return Ok(plan);
+        }
+        if let Some(plan) = self.plan().filter(|plan| plan.former == self.node) {
+            // It would ask others than those that it was drawn for.
+            let mut drawn_for: Vec<String> = plan.members.values().map(|member| member.addr.clone()).collect();
+            drawn_for.sort();
+            if drawn_for != self.founders {
+                return Err(self.disagree("its own data directory".to_owned(), drawn_for));
+            }
         }
         let mut disagreement = self.disagreement.subscribe();
         let contradicted = async {

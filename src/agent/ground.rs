@@ -11,6 +11,7 @@ use super::founding::{Keep, Plan};
 use crate::{
     codec,
     error::StartError,
+    flaw::planted,
     id::{ClusterId, NodeId},
     name::AgentName,
     quotas::Quotas,
@@ -127,7 +128,11 @@ impl Ground {
 
     /// Opens the storage of the agent of this name.
     pub(super) async fn open(&self, name: &AgentName) -> Result<Opened, StartError> {
-        let new_node_id = NodeId::from_bits(runtime::random_u64());
+        let new_node_id = if planted!(OldIdOnEmptyDisk) {
+            NodeId::from_bits(u64::from(crc32fast::hash(name.as_str().as_bytes())))
+        } else {
+            NodeId::from_bits(runtime::random_u64())
+        };
         #[cfg(feature = "chaos")]
         if let Some(site) = &self.site {
             let Storage { identity, save, journal, recovered } = site.open(name, new_node_id)?;

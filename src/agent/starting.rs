@@ -249,7 +249,12 @@ impl Starting {
             if !settings.fixed_membership || !node.is_founder {
                 node.take_place().await.map_err(|detail| StartError::NotListed { cluster, detail })?;
             }
-            node.ready().await;
+            if settings.fixed_membership {
+                node.ready().await;
+            } else {
+                // It may lose its place again before it knows who leads.
+                runtime::select2(node.ready(), node.clone().keep_place()).await;
+            }
             Ok::<(), StartError>(())
         };
         match runtime::select2(placed, node.until_stopped()).await {

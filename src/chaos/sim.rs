@@ -272,6 +272,12 @@ impl Sim {
         self.shared.fleet.start_error(agent)
     }
 
+    /// From its next start on the agent is told that these agents, itself among them, found the cluster: in the place of all
+    /// that do.
+    pub fn tell_founders(&self, agent: usize, founders: impl IntoIterator<Item = usize>) {
+        self.shared.fleet.tell_founders(agent, founders.into_iter().collect());
+    }
+
     /// Resolves when the time of the [faults](SimBuilder::faults) is over and everything is mended. Cancel-safe.
     pub async fn mended(&self) {
         let mut mended = self.shared.mended.subscribe();
@@ -324,6 +330,12 @@ impl Sim {
     /// Whether the agent's process is there, running or standing still.
     pub(crate) fn has_process(&self, agent: usize) -> bool {
         self.shared.fleet.has_process(agent)
+    }
+
+    /// Whether the agent's process is there, and neither serves nor has given up.
+    #[must_use]
+    pub fn is_starting(&self, agent: usize) -> bool {
+        self.has_process(agent) && self.agent(agent).is_none() && self.start_error(agent).is_none()
     }
 
     /// How often the agent was started.

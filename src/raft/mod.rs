@@ -244,7 +244,7 @@ impl Consensus {
         LeadershipWatch { server: self.raft.server_metrics() }
     }
 
-    /// How many messages of leaders have come in. It moves at every heartbeat while this node is a member in reach; that it
+    /// How many messages of leaders were taken. It moves at every heartbeat while this node is a member in reach; that it
     /// knows a leader says less, for an observer never forgets the last one.
     pub(crate) fn led(&self) -> u64 {
         self.led.load(Ordering::Relaxed)

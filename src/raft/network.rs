@@ -39,6 +39,7 @@ use crate::fault_point::Point;
 use crate::{
     codec,
     fault_point::fault_point,
+    flaw::planted,
     id::NodeId,
     limits::SNAPSHOT_CHUNK_BYTES,
     runtime::{self, Either},
@@ -241,7 +242,7 @@ impl RaftNetworkV2<Types> for Link {
 pub(crate) struct Receiver {
     raft: Handle,
     log: Log,
-    /// How many messages of leaders have come in.
+    /// How many messages of leaders were taken.
     led: Arc<AtomicU64>,
     /// The snapshot that is arriving; one at a time, a new one replaces it.
     arriving: Mutex<Option<Arriving>>,
@@ -277,14 +278,13 @@ impl Receiver {
         method: Method,
         payload: &[u8],
     ) -> Option<Result<Bytes, ReceiveError>> {
-        if matches!(method, APPEND | SNAPSHOT) {
-            self.led.fetch_add(1, Ordering::Relaxed);
-        }
         let stopped = |error: &dyn std::fmt::Display| ReceiveError::Stopped(error.to_string());
         let answer = match method {
             APPEND => match codec::decode(payload) {
                 Ok(rpc) => {
-                    self.raft.append_entries(rpc).await.map(|r| codec::encode(&r)).map_err(|e| stopped(&e))
+                    let answer = self.raft.append_entries(rpc).await;
+                    self.is_led(!matches!(answer, Ok(AppendEntriesResponse::HigherVote(_)) | Err(_)));
+                    answer.map(|r| codec::encode(&r)).map_err(|e| stopped(&e))
                 }
                 Err(error) => Err(error.into()),
             },
@@ -311,6 +311,13 @@ impl Receiver {
         .map(Bytes::from);
         fault_point!(= points(method)[2]);
         Some(answer)
+    }
+
+    /// Counts a message of a leader that was taken for one: of a deposed leader, which may come in long after, it says nothing.
+    fn is_led(&self, taken: bool) {
+        if taken || planted!(LedByAnybody) {
+            self.led.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Whether this node's log has, durably and under the same leadership, the entry up to which the snapshot goes: then it
@@ -370,7 +377,9 @@ impl Receiver {
             Some(Arriving { meta, data, .. }) => {
                 let snapshot = Snapshot { meta, snapshot: data.freeze() };
                 let installed = self.raft.install_full_snapshot(piece.vote, snapshot).await;
-                Some(installed.map_err(|error| ReceiveError::Stopped(error.to_string()))?)
+                let installed = installed.map_err(|error| ReceiveError::Stopped(error.to_string()))?;
+                self.is_led(installed.vote == piece.vote);
+                Some(installed)
             }
         };
         Ok(codec::encode(&response))

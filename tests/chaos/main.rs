@@ -7,6 +7,9 @@
 //! | `patience.rs` | what takes minutes elsewhere |
 //! | `storm.rs` | does it bear much at once? The run that is replayed |
 //! | `flaws.rs` | would it find the bugs that are easily made? |
+//! | `founding.rs` | is there one cluster, whatever happens while it is founded? |
+//! | `many.rs` | do two hundred agents work? |
+//! | `members.rs` | do members come, go and come back as they should? |
 //! | `points.rs` | is every fault point reached, and borne? |
 //! | `linearizable.rs` | is what clients were answered that of one lease table, by a checker that we did not write? |
 //! | `shrink.rs` | is what a failing seed takes found out? |
@@ -16,7 +19,10 @@
 
 mod cluster;
 mod flaws;
+mod founding;
 mod linearizable;
+mod many;
+mod members;
 mod patience;
 mod points;
 mod replay;

@@ -63,6 +63,8 @@ struct Seat {
     /// Whether it is told whom to join, and not who founds the cluster.
     joins: bool,
     observer: bool,
+    /// The founders that it is told of, where these are others than all.
+    list: Option<Vec<usize>>,
 }
 
 struct Shared {
@@ -84,6 +86,8 @@ struct Shared {
 /// A voter that is silent for so many of the longest election timeouts is replaced, and an observer is forgotten after
 /// twice that. About as short as may be: so both happen within a simulated minute.
 const DEAD_ELECTIONS: u32 = 11;
+/// Who joins is told of all founders, and of so many others.
+const TOLD_OF: usize = 2;
 
 /// See the file's head. Clones are the same fleet.
 #[derive(Clone)]
@@ -149,6 +153,13 @@ impl Fleet {
     /// How many of them found the cluster; those behind them join it.
     pub(crate) fn founders(&self) -> usize {
         self.0.setup.agents
+    }
+
+    /// From its next start on the agent is told that these found the cluster.
+    pub(crate) fn tell_founders(&self, agent: usize, founders: Vec<usize>) {
+        if let Some(seat) = self.0.seats.borrow_mut().get_mut(agent) {
+            (seat.joins, seat.list) = (false, Some(founders));
+        }
     }
 
     /// How many members vote at most; nothing where the membership stays as it was founded.
@@ -290,7 +301,7 @@ impl Fleet {
         network.power_up(&address(agent));
         kernel.revive(machine(agent));
         let disk = self.0.disks[agent].clone();
-        let (site, life, joins, observer) = {
+        let (site, life, (joins, observer, list)) = {
             let mut seats = self.0.seats.borrow_mut();
             let Some(seat) = seats.get_mut(agent) else { return };
             seat.lives += 1;
@@ -299,7 +310,7 @@ impl Fleet {
             let site = SimSite::new((agent, seat.lives), network.clone(), disk, notes, setup.compaction);
             let site = Arc::new(site);
             seat.site = Some(site.clone());
-            (site, seat.lives, seat.joins, seat.observer)
+            (site, seat.lives, (seat.joins, seat.observer, seat.list.clone()))
         };
         recorder.born(agent);
         tracer.note(Event::Started { agent, life });
@@ -314,9 +325,12 @@ impl Fleet {
             .clock(Arc::new(clock))
             .site(site);
         let builder = match joins {
-            false => builder.founders((0..setup.agents).map(address)),
+            false => {
+                let founders = list.unwrap_or_else(|| (0..setup.agents).collect());
+                builder.founders(founders.into_iter().map(address))
+            }
             true => {
-                let others = (0..self.count()).filter(|other| *other != agent);
+                let others = (0..self.count().min(setup.agents + TOLD_OF)).filter(|other| *other != agent);
                 builder.join(others.map(address)).observer(observer)
             }
         };

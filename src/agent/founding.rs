@@ -284,7 +284,8 @@ impl Founding {
         }
         if let Some(plan) = self.plan().filter(|plan| plan.former == self.node) {
             // It would ask others than those that it was drawn for.
-            let mut drawn_for: Vec<String> = plan.members.values().map(|member| member.addr.clone()).collect();
+            let mut drawn_for: Vec<String> =
+                plan.members.values().map(|member| member.addr.clone()).collect();
             drawn_for.sort();
             if drawn_for != self.founders {
                 return Err(self.disagree("its own data directory".to_owned(), drawn_for));

@@ -156,7 +156,7 @@ fn run(seed: u64) -> Result<(), String> {
 }
 
 fn all(range: std::ops::Range<u64>) -> Vec<String> {
-    range.filter_map(|seed| run(seed).err()).inspect(|failed| println!("{failed}")).collect()
+    range.filter_map(|seed| run(seed).err()).collect()
 }
 
 #[test]
@@ -174,6 +174,6 @@ fn one_cluster_is_founded_whatever_goes_wrong() {
 fn many_foundings() {
     let Ok(asked) = std::env::var("LEASEHOLD_FOUNDINGS") else { return };
     let Seeds(range) = asked.parse().unwrap();
-    let failed = all(range);
-    assert!(failed.is_empty(), "{} failed", failed.len());
+    let failed = range.filter_map(|seed| run(seed).err()).inspect(|failed| println!("{failed}")).count();
+    assert_eq!(failed, 0);
 }

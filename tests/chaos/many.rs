@@ -40,9 +40,8 @@ fn two_hundred_agents_hold_and_hand_over() {
             lease = turn.await.unwrap();
             assert!(lease.token() > before);
         }
-        let leads = (0..VOTERS).find(|agent| {
-            sim.agent(*agent).is_some_and(|agent| agent.status().role == MemberRole::Leader)
-        });
+        let leads = (0..VOTERS)
+            .find(|agent| sim.agent(*agent).is_some_and(|agent| agent.status().role == MemberRole::Leader));
         sim.fault(Fault::Crash(leads.unwrap()));
         sim.sleep(3 * S).await;
         lease.check().unwrap();

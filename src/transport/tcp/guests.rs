@@ -195,6 +195,7 @@ mod tests {
             cluster: None,
             node: None,
             role,
+            rights: role,
             agent: AgentName::new(name).unwrap(),
             lane: Lane::Request,
             remote: String::new(),

@@ -51,7 +51,7 @@ impl Security {
     }
 
     #[cfg(not(feature = "tls"))]
-    #[expect(clippy::unused_self, clippy::unused_async, reason = "with the feature `tls` there may be some")]
+    #[expect(clippy::unused_async, reason = "with the feature `tls` there may be some")]
     pub(crate) async fn faults(&self, _needs: Role, _name: &str) -> Vec<ConfigFault> {
         Vec::new()
     }

@@ -1,6 +1,10 @@
 //! Settings, and what is wrong with them. Every fault is listed, not just the first.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -250,6 +254,14 @@ pub enum ConfigFault {
         /// The founders.
         founders: Vec<String>,
     },
+    /// It would tell the others an address of every machine, at which each would find itself.
+    #[error(
+        "this agent listens on {listen}, which is no address at which others reach it; call advertise(\"host:port\") with one that is"
+    )]
+    NoAdvertise {
+        /// Where it listens.
+        listen: String,
+    },
     /// A span that isn't whole milliseconds, or absurdly long.
     #[error("{what} is {span:?}; give it whole milliseconds, at most 24 h")]
     Span {
@@ -448,6 +460,11 @@ pub(crate) fn is_address(addr: &str, any_port: bool) -> bool {
         && addr.rsplit_once(':').is_some_and(|(host, port)| {
             !host.is_empty() && port.parse::<u16>().is_ok_and(|port| any_port || port != 0)
         })
+}
+
+/// Whether it stands for all addresses of a machine: good to listen on, and nobody can be called there.
+pub(crate) fn is_everywhere(addr: &str) -> bool {
+    addr.parse::<SocketAddr>().is_ok_and(|addr| addr.ip().to_canonical().is_unspecified())
 }
 
 /// What is wrong if what goes to and from these addresses is plaintext.

@@ -87,28 +87,41 @@ impl Default for Quotas {
 const MOST: usize = (1 << 29) - 1;
 
 impl Quotas {
+    /// Sets what is called so, as its field is, to so many; whether there is a setting of this name. What it may be is
+    /// told at the start.
+    pub fn set(&mut self, name: &str, to: usize) -> bool {
+        let found = self.bounds().into_iter().find(|(what, ..)| *what == name);
+        found.map(|(_, setting, ..)| *setting = to).is_some()
+    }
+
+    /// The settings' names.
+    #[must_use]
+    pub fn names() -> Vec<&'static str> {
+        Self::default().bounds().into_iter().map(|(what, ..)| what).collect()
+    }
+
     /// Every setting with the least and the most that it may be.
-    fn bounds(&self) -> [(&'static str, usize, usize, usize); 13] {
+    fn bounds(&mut self) -> [(&'static str, &mut usize, usize, usize); 13] {
         [
-            ("connections", self.connections, 1, MOST),
-            ("connections_per_peer", self.connections_per_peer, 1, MOST),
-            ("handshakes", self.handshakes, 1, MOST),
-            ("handshakes_per_host", self.handshakes_per_host, 1, MOST),
-            ("requests", self.requests, 1, MOST),
-            ("requests_per_peer", self.requests_per_peer, 1, MOST),
+            ("connections", &mut self.connections, 1, MOST),
+            ("connections_per_peer", &mut self.connections_per_peer, 1, MOST),
+            ("handshakes", &mut self.handshakes, 1, MOST),
+            ("handshakes_per_host", &mut self.handshakes_per_host, 1, MOST),
+            ("requests", &mut self.requests, 1, MOST),
+            ("requests_per_peer", &mut self.requests_per_peer, 1, MOST),
             // The largest question, in its frame.
-            ("request_bytes", self.request_bytes, QUESTION_BYTES_MAX + 1_024, MOST),
-            ("answer_bytes", self.answer_bytes, FRAME_BYTES_MAX, MOST),
-            ("answer_bytes_per_peer", self.answer_bytes_per_peer, FRAME_BYTES_MAX, MOST),
-            ("leases", self.leases, 1, LEASES_MAX),
-            ("leases_per_agent", self.leases_per_agent, 1, LEASES_MAX),
-            ("waiters_per_name", self.waiters_per_name, 1, WAITERS_PER_NAME_MAX),
-            ("metadata_bytes", self.metadata_bytes, 0, METADATA_BYTES_MAX),
+            ("request_bytes", &mut self.request_bytes, QUESTION_BYTES_MAX + 1_024, MOST),
+            ("answer_bytes", &mut self.answer_bytes, FRAME_BYTES_MAX, MOST),
+            ("answer_bytes_per_peer", &mut self.answer_bytes_per_peer, FRAME_BYTES_MAX, MOST),
+            ("leases", &mut self.leases, 1, LEASES_MAX),
+            ("leases_per_agent", &mut self.leases_per_agent, 1, LEASES_MAX),
+            ("waiters_per_name", &mut self.waiters_per_name, 1, WAITERS_PER_NAME_MAX),
+            ("metadata_bytes", &mut self.metadata_bytes, 0, METADATA_BYTES_MAX),
         ]
     }
 
-    pub(crate) fn faults(&self, faults: &mut Vec<ConfigFault>) {
-        for (what, asked, least, most) in self.bounds() {
+    pub(crate) fn faults(mut self, faults: &mut Vec<ConfigFault>) {
+        for (what, &mut asked, least, most) in self.bounds() {
             if !(least..=most).contains(&asked) {
                 faults.push(ConfigFault::Quota { what, asked, least, most });
             }
@@ -130,5 +143,15 @@ mod tests {
         let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told[0].contains("connections is 0") && told[1].contains("1000001"), "{told:?}");
+    }
+    #[test]
+    fn a_setting_is_found_by_its_name() {
+        let mut quotas = Quotas::default();
+        for (at, name) in Quotas::names().into_iter().enumerate() {
+            assert!(quotas.set(name, at), "{name}");
+        }
+        assert!(!quotas.set("lease", 1));
+        assert_eq!((quotas.connections, quotas.requests, quotas.metadata_bytes), (0, 4, 12));
+        assert_eq!(quotas.bounds().map(|(_, setting, ..)| *setting), std::array::from_fn(|at| at));
     }
 }

@@ -288,6 +288,9 @@ impl Builder {
         match (founders.is_empty(), join.is_empty()) {
             (true, true) => faults.push(ConfigFault::NoFounders),
             (false, false) => faults.push(ConfigFault::FoundersAndJoin),
+            (true, false) if config::is_everywhere(&address) => {
+                faults.push(ConfigFault::NoAdvertise { listen: listen.clone() });
+            }
             (true, false) => {}
             (false, true) if founders.len() > FOUNDERS_MAX => {
                 faults.push(ConfigFault::TooManyFounders { count: founders.len() });

@@ -106,11 +106,14 @@ impl Handler for Service {
                     }
                     _ => {}
                 }
+                let asked = node.clock.now();
                 let _turn = match caller.role {
                     Role::Member => None,
                     Role::Client | Role::Reader => self.turns.take(&caller.agent, &request).await,
                 };
-                let answered = node.ask(&request, within.min(ASK_MAX)).await;
+                // Who waited for its turn for so long that its caller waits no more has nothing done for it.
+                let within = within.min(ASK_MAX).saturating_sub(node.clock.now().since(asked));
+                let answered = node.ask(&request, within).await;
                 fault_point!(BeforeRequestAnswer);
                 Ok(codec::encode(&answered.response).into())
             }

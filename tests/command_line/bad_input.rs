@@ -48,7 +48,15 @@ fn an_agent_says_why_it_does_not_start() {
 
     agent(&["--ttl", "0s"], 2, &["a ttl of 0", "the shortest is"]);
     agent(&["--ttl", "10"], 2, &["has no unit", "10s"]);
+    agent(&["--quota", "lease=5"], 2, &["there is no quota \"lease\"", "leases_per_agent"]);
+    agent(&["--quota", "leases=many"], 2, &["leases=many is no number"]);
+    agent(&["--quota", "leases=5,connections=0"], 2, &["the quota connections is 0", "--quota"]);
     agent(&["--founder", &address], 2, &["listed twice"]);
+    refused(
+        &["agent", "--name", "a", "--listen", "0.0.0.0:7101", "--join", &other, "--danger-plaintext"],
+        2,
+        &["listens on 0.0.0.0:7101", "no address at which others reach it", "--advertise"],
+    );
     refused(
         &["agent", "--name", "", "--listen", "nowhere", "--founder", &other],
         2,

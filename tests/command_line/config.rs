@@ -89,12 +89,18 @@ fn a_file_sets_what_flags_set() {
 fn an_agent_is_described_by_a_file() {
     let [address] = free_addresses();
     let config = File::new(&format!(
-        "[agent]\nname = \"of the file\"\nlisten = {address:?}\nfounder = [{address:?}]\nttl = \"3s\"\nprofile = \"fast-lan\"\n"
+        "[agent]\nname = \"of the file\"\nlisten = {address:?}\nfounder = [{address:?}]\nttl = \"3s\"\nprofile = \"fast-lan\"\n\
+         quota = [\"leases=1\", \"requests=100\"]\n"
     ));
     let agent =
         Process::start(&mut leasehold(&["agent", "--config", &config.str(), "--name", "of-the-line"]));
     let ready = until("the agent", || Some(agent.out()).filter(|out| out.ends_with('\n')));
     assert!(ready.contains("agent=of-the-line ") && ready.contains(&address), "{ready}");
+    let program = env!("CARGO_BIN_EXE_leasehold");
+    let two =
+        ["run", "x", "--connect", &address, "--", program, "run", "y", "--connect", &address, "--", "true"];
+    let ended = Process::start(&mut leasehold(&two)).ended();
+    assert!(ended.code != 0 && ended.err.contains("the quota `leases`"), "{ended:?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use leasehold::{Agent, Builder, StartError, Timing};
+use leasehold::{Agent, Builder, Quotas, StartError, Timing};
 use rustix::process::Signal;
 use tracing_subscriber::EnvFilter;
 
@@ -87,6 +87,14 @@ fn builder(args: &AgentArgs) -> Result<Builder, Failed> {
     }
     if let Some(ttl) = args.ttl {
         builder = builder.ttl(ttl);
+    }
+    let mut quotas = Quotas::default();
+    for (name, to) in &args.quotas {
+        quotas.set(name, *to);
+    }
+    builder = builder.quotas(quotas);
+    if args.danger_fixed_membership {
+        builder = builder.danger_fixed_membership();
     }
     secure::agent(args, builder)
 }

@@ -4,6 +4,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use leasehold::Quotas;
 
 use crate::{help, span};
 
@@ -134,6 +135,13 @@ pub(crate) struct AgentArgs {
     /// After what silence an observer is removed; the leader's setting counts [default: 5m]
     #[arg(long, value_parser = span::parse, value_name = "SPAN")]
     pub(crate) forget_after: Option<Duration>,
+    /// Danger: nobody becomes a voter, or stops being one, but by hand
+    #[arg(long)]
+    pub(crate) danger_fixed_membership: bool,
+    /// What peers may take of this agent, and of the cluster while it leads: `leases=50000`, `requests_per_peer=256`; see
+    /// `leasehold help agent`. Repeat it, or separate them by commas
+    #[arg(long = "quota", value_parser = quota, value_delimiter = ',', value_name = "NAME=N,…")]
+    pub(crate) quotas: Vec<(&'static str, usize)>,
     /// The address under which the founders list this agent, if it is not the one it listens on
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Option<String>,
@@ -158,6 +166,17 @@ pub(crate) struct AgentArgs {
     /// The cluster's timing: the same on every agent
     #[arg(long, value_enum, default_value_t = Profile::Default)]
     pub(crate) profile: Profile,
+}
+
+/// What a quota's name is, and how much.
+fn quota(text: &str) -> Result<(&'static str, usize), String> {
+    let (name, number) = text.split_once('=').unwrap_or((text, ""));
+    let names = Quotas::names();
+    let Some(name) = names.iter().copied().find(|known| *known == name) else {
+        return Err(format!("there is no quota {name:?}; there are {}", names.join(", ")));
+    };
+    let number = number.parse().map_err(|_| format!("{name}={number} is no number; say, {name}=1000"))?;
+    Ok((name, number))
 }
 
 /// See [`leasehold::Timing`].

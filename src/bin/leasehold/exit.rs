@@ -55,6 +55,8 @@ impl Failed {
                 ConfigFault::Plaintext { .. } => {
                     " (here: --tls-ca, --tls-cert and --tls-key, or --danger-plaintext)"
                 }
+                ConfigFault::Quota { .. } => " (here: --quota)",
+                ConfigFault::NoAdvertise { .. } => " (here: --advertise)",
                 ConfigFault::AllowWithoutTls => " (here: --tls-ca, --tls-cert and --tls-key)",
                 _ => "",
             });

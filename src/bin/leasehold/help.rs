@@ -31,8 +31,14 @@ ask it. It reads them again while it runs, and warns when its own ends within 30
 It forms a cluster with the other founders, or joins one (--join): then it observes, and votes when there is room. What is
 dead is replaced by itself; an agent that has lost its data directory, or keeps none, comes back as a new member.
 
-Exit codes: 0 when it was told to stop or to leave, 74 when its storage failed and it stepped down, 1 for other errors, 2 for wrong
-settings.
+Quotas (--quota NAME=N) and their defaults, sizes in bytes. Those of connections, requests and answers are each agent's
+own; of the last four the leader's count, so give all agents the same:
+  connections 1024, connections_per_peer 128, handshakes 256, handshakes_per_host 128, requests 8192,
+  requests_per_peer 1024, request_bytes 262144, answer_bytes 268435456, answer_bytes_per_peer 33554432,
+  leases 1000000, leases_per_agent 250000, waiters_per_name 100000, metadata_bytes 4096
+
+Exit codes: 0 when it was told to stop or to leave, 74 when its storage failed and it stepped down, 1 for other errors, 2
+for wrong settings.
 
 Example:
   leasehold agent --name a --listen 127.0.0.1:7101 --founder 127.0.0.1:7101 --data-dir a";

@@ -3,6 +3,8 @@
 //! Every openraft type stays in this folder. The rest of the crate sees [`Consensus`]: propose, confirm that this
 //! node leads, see who leads.
 
+#[cfg(feature = "test-support")]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod goldens;
 pub(crate) mod log;

@@ -2,15 +2,20 @@
 //!
 //! bincode 2.0.1 is finished rather than maintained. It stays behind this file, so that another encoding is one
 //! file's change. What is stored or sent begins with [`FORMAT_VERSION`]; a reader refuses a version that it does
-//! not know by name. Decoding is bounded: a length field can make it neither allocate nor read more than
-//! [`DECODED_BYTES_MAX`] bytes, and bytes left over are an error.
+//! not know by name. Decoding is bounded: it reads no more than [`DECODED_BYTES_MAX`] bytes, a length field makes it
+//! allocate nothing for bytes that are not there (`bounded.rs`), and bytes left over are an error.
 //!
 //! Enums are encoded by the position of the variant, structs by the position of the field: append variants, never
 //! move or remove them; a new field needs a new format version. Golden files (`tests/golden`) hold both to it.
 
+mod bounded;
+
+use std::marker::PhantomData;
+
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use serde::{Serialize, de::DeserializeOwned};
 
+use self::bounded::Bounded;
 use crate::limits::DECODED_BYTES_MAX;
 
 /// The version of every stored and sent form, the first byte of each.
@@ -38,9 +43,8 @@ pub enum CodecError {
     },
 }
 
-type Bounded = Configuration<LittleEndian, Varint, Limit<DECODED_BYTES_MAX>>;
-
-const CONFIG: Bounded = bincode::config::standard().with_limit::<DECODED_BYTES_MAX>();
+const CONFIG: Configuration<LittleEndian, Varint, Limit<DECODED_BYTES_MAX>> =
+    bincode::config::standard().with_limit::<DECODED_BYTES_MAX>();
 
 /// The version byte, then the value.
 ///
@@ -75,8 +79,9 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>
     if version != FORMAT_VERSION {
         return Err(CodecError::Version { found: version });
     }
-    let (value, read) = bincode::serde::decode_from_slice::<T, Bounded>(body, CONFIG)
-        .map_err(|e| malformed(e.to_string()))?;
+    let seed = Bounded { inner: PhantomData::<T>, bytes: body.len() };
+    let (value, read) =
+        bincode::serde::seed_decode_from_slice(seed, body, CONFIG).map_err(|e| malformed(e.to_string()))?;
     if read != body.len() {
         return Err(malformed(format!("{} bytes left over", body.len() - read)));
     }
@@ -85,6 +90,10 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use bytes::Bytes;
+
     use super::*;
 
     #[test]
@@ -101,10 +110,43 @@ mod tests {
         bytes[0] = FORMAT_VERSION + 1;
         assert_eq!(decode::<u64>(&bytes), Err(CodecError::Version { found: FORMAT_VERSION + 1 }));
         assert!(decode::<u64>(&[]).is_err());
-        // A length field of 2^63 elements: refused, nothing allocated.
-        let mut lie = vec![FORMAT_VERSION, 253];
-        lie.extend_from_slice(&(1u64 << 63).to_le_bytes());
-        assert!(decode::<Vec<u64>>(&lie).is_err());
-        assert!(decode::<String>(&lie).is_err());
+    }
+
+    /// That they allocate nothing is measured in `tests/fuzz_corpora.rs`.
+    #[test]
+    fn lengths_that_lie_are_refused() {
+        for lie in [1u64 << 20, 1 << 25, 1 << 40, 1 << 63] {
+            let lie = [&[FORMAT_VERSION, 253][..], &lie.to_le_bytes(), &[1]].concat();
+            assert!(decode::<Vec<u64>>(&lie).is_err());
+            assert!(decode::<String>(&lie).is_err());
+            assert!(decode::<Bytes>(&lie).is_err());
+            assert!(decode::<Arc<str>>(&lie).is_err());
+            assert!(decode::<BTreeMap<u64, String>>(&lie).is_err());
+            // Within others.
+            let inner = [&[FORMAT_VERSION, 1][..], &lie[1..]].concat();
+            assert!(decode::<Vec<Vec<String>>>(&inner).is_err());
+            assert!(decode::<Option<Bytes>>(&inner).is_err());
+            assert!(decode::<BTreeMap<u8, BTreeMap<u8, String>>>(&inner).is_err());
+        }
+    }
+
+    #[test]
+    fn every_shape_of_value_is_decoded() {
+        #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+        enum Shape {
+            Unit,
+            One(Bytes),
+            Two(Option<i16>, Option<()>),
+            Named { c: char, text: Arc<str>, map: BTreeMap<String, Vec<Bytes>> },
+        }
+        #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+        struct Whole(Shape, (bool, f64), Box<[Shape]>, std::marker::PhantomData<()>);
+        let map = BTreeMap::from([("a".to_owned(), vec![Bytes::from_static(b"b"), Bytes::new()])]);
+        let named = Shape::Named { c: 'é', text: "text".into(), map };
+        let parts = [Shape::One(Bytes::from_static(b"x")), Shape::Two(Some(-7), None), named];
+        let value = Whole(Shape::Unit, (true, 0.5), parts.into(), std::marker::PhantomData);
+        assert_eq!(decode(&encode(&value)), Ok(value));
+        let bad_text = [FORMAT_VERSION, 1, 0xff];
+        assert!(matches!(decode::<String>(&bad_text), Err(CodecError::Malformed { .. })));
     }
 }

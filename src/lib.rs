@@ -33,6 +33,8 @@ mod dense;
 mod error;
 mod fault_point;
 mod flaw;
+#[cfg(feature = "test-support")]
+mod fuzz;
 #[cfg(test)]
 mod golden;
 mod holder;

@@ -1,14 +1,47 @@
 //! Inner floors for this repository's own tests and benchmarks: the storage alone, for `tests/power_loss` (it kills a
-//! process that writes, takes away what was not synced, and looks at what is left), and the table alone, for
-//! `benches/table.rs`. Behind the feature `test-support`, and not a part of the interface: it may change or go
+//! process that writes, takes away what was not synced, and looks at what is left), the table alone, for
+//! `benches/table.rs`, and whatever reads bytes, for the fuzzer and `tests/fuzz_corpora.rs`. Behind the feature `test-support`, and not a part of the interface: it may change or go
 //! in any release.
 
 use std::{io, path::Path};
 
 use bytes::Bytes;
 
-use crate::storage::{DiskJournal, Journal as _, Options, StorageError, open_for_test};
 pub use crate::table::bench::TableBench;
+use crate::{
+    agent, raft,
+    storage::{self, DiskJournal, Journal as _, Options, StorageError, open_for_test},
+    table, transport,
+};
+
+/// A function of any bytes that returns, whatever the bytes are.
+pub type FuzzTarget = fn(&[u8]);
+
+/// The targets of the fuzzer, each with its name.
+pub const FUZZ_TARGETS: &[(&str, FuzzTarget)] = &[
+    ("frames", transport::fuzz::frames),
+    ("handshake", transport::fuzz::handshake),
+    ("messages", agent::fuzz::messages),
+    ("records", |bytes| by_first_byte(bytes, storage::fuzz::record, raft::fuzz::log)),
+    ("snapshots", |bytes| by_first_byte(bytes, table::fuzz::snapshot, storage::fuzz::snapshot_file)),
+    ("table", table::fuzz::table),
+];
+
+/// Most go to the first.
+fn by_first_byte(bytes: &[u8], one: FuzzTarget, other: FuzzTarget) {
+    match bytes.split_first() {
+        Some((..=223, rest)) => one(rest),
+        Some((_, rest)) => other(rest),
+        None => {}
+    }
+}
+
+/// Calls one of [`FUZZ_TARGETS`]; without effect where there is none of this name.
+pub fn fuzz(target: &str, bytes: &[u8]) {
+    for (_, judge) in FUZZ_TARGETS.iter().filter(|(name, _)| *name == target) {
+        judge(bytes);
+    }
+}
 
 /// A journal on disk.
 #[derive(Debug)]

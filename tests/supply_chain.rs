@@ -140,6 +140,25 @@ fn the_lock_file_knows_one_source_and_every_checksum() {
     assert!(seen > 100, "only {seen} packages");
 }
 
+/// What the fuzzer finds is about what is shipped: it is built of the same versions, and of its own driver.
+#[test]
+fn the_fuzzer_is_built_of_the_same_packages() {
+    const ITS_OWN: [&str; 4] = ["arbitrary", "jobserver", "leasehold-fuzz", "libfuzzer-sys"];
+    let (ours, fuzzers) = (read("Cargo.lock"), read("fuzz/Cargo.lock"));
+    // Name, version, source and checksum; which of several versions another one takes doesn't matter here.
+    let packages = |lock: &str| -> BTreeSet<String> {
+        let blocks = lock.split("[[package]]").skip(1);
+        blocks.map(|package| package.split("dependencies = [").next().unwrap().trim().to_owned()).collect()
+    };
+    let ours = packages(&ours);
+    let fuzzers = packages(&fuzzers);
+    assert!(fuzzers.len() > 100, "only {} packages", fuzzers.len());
+    for package in fuzzers.difference(&ours) {
+        let name = package.split('"').nth(1).unwrap();
+        assert!(ITS_OWN.contains(&name), "copy Cargo.lock to fuzz/Cargo.lock and build it anew: {package}");
+    }
+}
+
 #[test]
 fn what_must_not_move_is_pinned() {
     let (manifest, lock) = (read("Cargo.toml"), read("Cargo.lock"));

@@ -13,6 +13,8 @@
 mod builder;
 mod care;
 mod founding;
+#[cfg(feature = "test-support")]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod goldens;
 mod ground;

@@ -140,6 +140,13 @@ impl Log {
         Ok(Self { journal, cache: Arc::new(RwLock::new(cache)) })
     }
 
+    /// The index of the first entry, and the one after the last.
+    #[cfg(feature = "test-support")]
+    pub(super) fn range(&self) -> (u64, u64) {
+        let cache = self.read();
+        (cache.first_index(), cache.end_index())
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Cache> {
         self.cache.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,6 +4,8 @@
 //! node leads, see who leads.
 
 mod forced;
+#[cfg(feature = "test-support")]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod goldens;
 pub(crate) mod log;

@@ -258,25 +258,39 @@ impl Engine {
     fn read_acknowledged(&self) -> Result<u64, StorageError> {
         let path = self.folder.join(ACKNOWLEDGED);
         let bytes = fs::read(&path).map_err(StorageError::io("cannot read", &path))?;
-        let Ok(&[version, n0, n1, n2, n3, n4, n5, n6, n7, c0, c1, c2, c3]) = <&[u8; 13]>::try_from(&*bytes)
-        else {
-            return Err(StorageError::corrupted(&path, format!("it has {} bytes, not 13", bytes.len())));
-        };
-        if crc32fast::hash(&bytes[..9]) != u32::from_le_bytes([c0, c1, c2, c3]) {
-            return Err(StorageError::corrupted(&path, "its checksum does not match its content"));
-        }
-        if version != FORMAT_VERSION {
-            return Err(StorageError::FormatVersion { path, found: version, known: FORMAT_VERSION });
-        }
-        Ok(u64::from_le_bytes([n0, n1, n2, n3, n4, n5, n6, n7]))
+        parse_acknowledged(&path, &bytes)
     }
+}
+
+/// The number in a file with this content; `path` is for the error.
+pub(super) fn parse_acknowledged(path: &Path, bytes: &[u8]) -> Result<u64, StorageError> {
+    let Ok(&[version, n0, n1, n2, n3, n4, n5, n6, n7, c0, c1, c2, c3]) = <&[u8; 13]>::try_from(bytes) else {
+        return Err(StorageError::corrupted(path, format!("it has {} bytes, not 13", bytes.len())));
+    };
+    if crc32fast::hash(&bytes[..9]) != u32::from_le_bytes([c0, c1, c2, c3]) {
+        return Err(StorageError::corrupted(path, "its checksum does not match its content"));
+    }
+    if version != FORMAT_VERSION {
+        return Err(StorageError::FormatVersion {
+            path: path.to_owned(),
+            found: version,
+            known: FORMAT_VERSION,
+        });
+    }
+    Ok(u64::from_le_bytes([n0, n1, n2, n3, n4, n5, n6, n7]))
+}
+
+/// What the file has for this number.
+pub(super) fn form_acknowledged(number: u64) -> Vec<u8> {
+    let mut bytes = vec![FORMAT_VERSION];
+    bytes.extend_from_slice(&number.to_le_bytes());
+    bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+    bytes
 }
 
 /// 13 bytes in one write at the start of the file: within one sector, so the old or the new, never half.
 fn write_acknowledged(file: &mut File, number: u64) -> io::Result<()> {
-    let mut bytes = vec![FORMAT_VERSION];
-    bytes.extend_from_slice(&number.to_le_bytes());
-    bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+    let bytes = form_acknowledged(number);
     #[cfg(unix)]
     let written = std::os::unix::fs::FileExt::write_all_at(file, &bytes, 0);
     #[cfg(not(unix))]

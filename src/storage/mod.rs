@@ -34,6 +34,8 @@ mod engine;
 mod error;
 mod failure;
 mod files;
+#[cfg(feature = "test-support")]
+pub(crate) mod fuzz;
 mod identity;
 mod memory;
 mod record;

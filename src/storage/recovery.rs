@@ -7,7 +7,7 @@
 //! - behind the end: an append whose head did not make it, or the keys of a truncation whose head did;
 //! - before the first: keys that a purge had not come to.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use bytes::Bytes;
 
@@ -28,38 +28,20 @@ pub(super) struct Log {
     pub(super) entries: Vec<(u64, Bytes)>,
 }
 
+/// What is found in a log, and what has to be done about it.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) log: Log,
+    /// The keys behind the end.
+    pub(super) behind: Vec<StoredBytes>,
+    /// The last record, if it goes beyond the end, with the entries of it that stay.
+    pub(super) cut: Option<(Span, Vec<(u64, Bytes)>)>,
+}
+
 /// Reads and verifies the log, and removes what lies behind its end. `path` is for errors.
 pub(super) fn recover(engine: &mut Engine, head: &Head, path: &Path) -> Result<Log, StorageError> {
-    let corrupted = |detail: String| StorageError::corrupted(path, detail);
-    let mut reading = Reading { head, log: Log::default(), next: head.first, chain: None, cut: None };
-    let mut behind = Vec::new();
-    let mut record = Vec::new();
-    for item in engine.scan() {
-        let (key, value) = item.map_err(|error| corrupted(format!("its log can't be read ({error})")))?;
-        let (first, part) = record::parse_key(&key)
-            .ok_or_else(|| corrupted("its log has a key of another form".to_owned()))?;
-        if first >= head.end {
-            behind.push(key);
-            continue;
-        }
-        if part == 0 {
-            reading.record(&std::mem::take(&mut record)).map_err(corrupted)?;
-        }
-        record.push((key, value));
-    }
-    reading.record(&record).map_err(corrupted)?;
-    let Reading { mut log, cut, next, chain, .. } = reading;
-    if next < head.end {
-        return Err(corrupted(format!(
-            "log entries {} to {} count, and those from {next} on are gone",
-            head.first,
-            head.end - 1
-        )));
-    }
-    if chain.is_some_and(|chain| chain != head.chain) {
-        return Err(corrupted(format!("log entry {} is not the one that was acknowledged", head.end - 1)));
-    }
-
+    let Found { mut log, behind, cut } =
+        read(engine.scan(), head).map_err(|detail| StorageError::corrupted(path, detail))?;
     // Behind the end nothing may remain: the next append writes there.
     let written = (|| {
         for key in behind.iter().rev() {
@@ -81,6 +63,39 @@ pub(super) fn recover(engine: &mut Engine, head: &Head, path: &Path) -> Result<L
 
 type Pair = (StoredBytes, StoredBytes);
 
+/// Reads and verifies what stands in the log, in the order of the keys; what is wrong with it otherwise. Pure.
+pub(super) fn read(items: impl Iterator<Item = io::Result<Pair>>, head: &Head) -> Result<Found, String> {
+    let mut reading = Reading { head, log: Log::default(), next: head.first, chain: None, cut: None };
+    let mut behind = Vec::new();
+    let mut record = Vec::new();
+    for item in items {
+        let (key, value) = item.map_err(|error| format!("its log can't be read ({error})"))?;
+        let (first, part) =
+            record::parse_key(&key).ok_or_else(|| "its log has a key of another form".to_owned())?;
+        if first >= head.end {
+            behind.push(key);
+            continue;
+        }
+        if part == 0 {
+            reading.record(&std::mem::take(&mut record))?;
+        }
+        record.push((key, value));
+    }
+    reading.record(&record)?;
+    let Reading { log, cut, next, chain, .. } = reading;
+    if next < head.end {
+        return Err(format!(
+            "log entries {} to {} count, and those from {next} on are gone",
+            head.first,
+            head.end - 1
+        ));
+    }
+    if chain.is_some_and(|chain| chain != head.chain) {
+        return Err(format!("log entry {} is not the one that was acknowledged", head.end - 1));
+    }
+    Ok(Found { log, behind, cut })
+}
+
 struct Reading<'a> {
     head: &'a Head,
     log: Log,
@@ -88,7 +103,7 @@ struct Reading<'a> {
     next: u64,
     /// The chain up to there; `None` before the first record that counts.
     chain: Option<u32>,
-    /// The last record, if it goes beyond the end, with the entries of it that stay.
+    /// See [`Found::cut`].
     cut: Option<(Span, Vec<(u64, Bytes)>)>,
 }
 

@@ -57,14 +57,7 @@ impl Snapshots {
 
     /// Writes the next one, durably; the older one stays.
     pub(super) fn write(&mut self, meta: &[u8], data: &[u8]) -> io::Result<()> {
-        let meta_bytes = u32::try_from(meta.len()).map_err(io::Error::other)?;
-        let mut header = [0; HEADER_BYTES];
-        header[..8].copy_from_slice(MAGIC);
-        header[8] = FORMAT_VERSION;
-        header[9..13].copy_from_slice(&meta_bytes.to_le_bytes());
-        header[13..21].copy_from_slice(&(data.len() as u64).to_le_bytes());
-        let crc = checksum(&header, meta, data);
-        header[21..].copy_from_slice(&crc.to_le_bytes());
+        let header = header(meta, data)?;
         let number = self.newest + 1;
         files::replace(&self.folder, TEMPORARY, &name(number), &[&header, meta, data])?;
         self.newest = number;
@@ -77,32 +70,8 @@ impl Snapshots {
             return Ok(None);
         }
         let path = self.path(self.newest);
-        let mut bytes = Bytes::from(fs::read(&path).map_err(StorageError::io("cannot read", &path))?);
-        if bytes.len() < HEADER_BYTES {
-            return Err(StorageError::corrupted(&path, format!("it has {} bytes only", bytes.len())));
-        }
-        let header = bytes.split_to(HEADER_BYTES);
-        if !header.starts_with(MAGIC) {
-            return Err(StorageError::corrupted(&path, "it does not begin as a snapshot does"));
-        }
-        let number = |from: usize, to: usize| {
-            header[from..to].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
-        };
-        let (meta_bytes, data_bytes, crc) = (number(9, 13), number(13, 21), number(21, 25));
-        if meta_bytes.checked_add(data_bytes) != Some(bytes.len() as u64) {
-            return Err(StorageError::corrupted(
-                &path,
-                format!("its content has {} bytes, not {meta_bytes} + {data_bytes}", bytes.len()),
-            ));
-        }
-        let meta = bytes.split_to(meta_bytes as usize);
-        if u64::from(checksum(&header, &meta, &bytes)) != crc {
-            return Err(StorageError::corrupted(&path, "its checksum does not match its content"));
-        }
-        if header[8] != FORMAT_VERSION {
-            return Err(StorageError::FormatVersion { path, found: header[8], known: FORMAT_VERSION });
-        }
-        Ok(Some((meta, bytes)))
+        let bytes = fs::read(&path).map_err(StorageError::io("cannot read", &path))?;
+        parse(&path, bytes.into()).map(Some)
     }
 
     /// Removes all but the newest. Whether that is durable does not matter: the next opening does it again.
@@ -118,6 +87,49 @@ impl Snapshots {
     fn path(&self, number: u64) -> PathBuf {
         self.folder.join(name(number))
     }
+}
+
+/// What stands before meta and data.
+pub(super) fn header(meta: &[u8], data: &[u8]) -> io::Result<[u8; HEADER_BYTES]> {
+    let meta_bytes = u32::try_from(meta.len()).map_err(io::Error::other)?;
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(MAGIC);
+    header[8] = FORMAT_VERSION;
+    header[9..13].copy_from_slice(&meta_bytes.to_le_bytes());
+    header[13..21].copy_from_slice(&(data.len() as u64).to_le_bytes());
+    let crc = checksum(&header, meta, data);
+    header[21..].copy_from_slice(&crc.to_le_bytes());
+    Ok(header)
+}
+
+/// Meta and data of a file with this content; `path` is for the error.
+pub(super) fn parse(path: &Path, mut bytes: Bytes) -> Result<(Bytes, Bytes), StorageError> {
+    if bytes.len() < HEADER_BYTES {
+        return Err(StorageError::corrupted(path, format!("it has {} bytes only", bytes.len())));
+    }
+    let header = bytes.split_to(HEADER_BYTES);
+    if !header.starts_with(MAGIC) {
+        return Err(StorageError::corrupted(path, "it does not begin as a snapshot does"));
+    }
+    let number = |from: usize, to: usize| {
+        header[from..to].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    };
+    let (meta_bytes, data_bytes, crc) = (number(9, 13), number(13, 21), number(21, 25));
+    if meta_bytes.checked_add(data_bytes) != Some(bytes.len() as u64) {
+        return Err(StorageError::corrupted(
+            path,
+            format!("its content has {} bytes, not {meta_bytes} + {data_bytes}", bytes.len()),
+        ));
+    }
+    let meta = bytes.split_to(meta_bytes as usize);
+    if u64::from(checksum(&header, &meta, &bytes)) != crc {
+        return Err(StorageError::corrupted(path, "its checksum does not match its content"));
+    }
+    if header[8] != FORMAT_VERSION {
+        let path = path.to_owned();
+        return Err(StorageError::FormatVersion { path, found: header[8], known: FORMAT_VERSION });
+    }
+    Ok((meta, bytes))
 }
 
 fn name(number: u64) -> String {

@@ -447,10 +447,12 @@ fn what_no_log_leads_to_is_refused_by_the_invariant_that_it_breaks() {
     assert_eq!(broken(|f| f.leases[0].1.mode = Mode::Permits { of: 0 }), 6);
     assert_eq!(broken(|f| f.leases[1].1.lock_delay_ms = 1), 6);
     assert_eq!(broken(|f| f.closures[0].1.delay_ms = 0), 6);
-    let reason: std::sync::Arc<str> = "r".repeat(REASON_BYTES_MAX + 1).into();
-    let by = AgentName::new("operator").unwrap();
-    let revocation = Revocation { by, reason, heir: None };
-    assert_eq!(broken(|f| f.closures[0].1.revocation = Some(Box::new(revocation.clone()))), 6);
+    for reason in ["r".repeat(REASON_BYTES_MAX + 1), "main\0tenance".to_owned()] {
+        let by = AgentName::new("operator").unwrap();
+        let revocation = Revocation { by, reason: reason.into(), heir: None };
+        assert_eq!(broken(|f| f.closures[0].1.revocation = Some(Box::new(revocation.clone()))), 6);
+        assert_eq!(broken(|f| f.leases[0].1.revoked = Some(Box::new(revocation.clone()))), 6);
+    }
     assert_eq!(broken(|f| f.waiters[0].1.ttl_ms = u64::MAX), 6);
     assert_eq!(broken(|f| f.waiters[0].1.metadata = Bytes::from(vec![0; 5_000]).into()), 6);
     assert_eq!(broken(|f| f.leases[2].1.granted_at_index = 16), 7);

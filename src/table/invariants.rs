@@ -7,7 +7,7 @@
 //! | 3 | no live id is remembered as ended, nor closes a name | L7 |
 //! | 4 | no two leases share a token; a larger token was granted by no earlier entry; none is above the last one | L2, L3 |
 //! | 5 | the memory of ended ids is within its bound, in order, and reaches back to the horizon | L7 |
-//! | 6 | every ttl, metadata, queue and count is within its limit | L8 |
+//! | 6 | every ttl, metadata, reason, queue and count is within its limit | L8 |
 //! | 7 | a queue is in the order of the entries that queued; nothing is newer than the last applied entry | L3, L6 |
 //! | 8 | who holds a name together may; a name is held or closed, not both and not neither | L1 |
 
@@ -146,9 +146,10 @@ impl Table {
                 .iter()
                 .filter_map(|lease| lease.revoked.as_ref())
                 .chain(slot.closure.iter().filter_map(|closed| closed.revocation.as_ref()))
-                .map(|r| r.reason.len())
+                .map(|r| &r.reason)
             {
-                require(reason <= REASON_BYTES_MAX, 6, || format!("a reason of {reason} bytes"))?;
+                let fits = reason.len() <= REASON_BYTES_MAX && !reason.chars().any(char::is_control);
+                require(fits, 6, || format!("a reason of {} bytes: {reason:?}", reason.len()))?;
             }
         }
         Ok(())

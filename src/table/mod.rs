@@ -17,6 +17,7 @@
 //! | `snapshot.rs` | the whole table as bytes, and back |
 //! | `forced.rs` | the table that a forced recovery goes on with |
 //! | `spoiled.rs` | planted bugs of a snapshot, for simulations |
+//! | `twin.rs`, `world.rs` | the naive twin, and both side by side: for tests and the fuzzer |
 //! | `invariants.rs` | what must hold after every entry, numbered |
 //!
 //! # The rules, as far as they rest on this module
@@ -52,6 +53,8 @@ mod command;
 mod ended;
 mod event;
 mod forced;
+#[cfg(feature = "test-support")]
+pub(crate) mod fuzz;
 mod holders;
 mod invariants;
 mod lean;
@@ -67,19 +70,17 @@ mod goldens;
 mod random;
 #[cfg(test)]
 mod scripts;
-#[cfg(test)]
+#[cfg(any(test, feature = "test-support"))]
 mod twin;
+#[cfg(any(test, feature = "test-support"))]
+mod world;
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-#[cfg(test)]
-use self::{
-    command::Single,
-    outcome::{Refusal, SingleOutcome},
-    snapshot::SnapshotError,
-};
+#[cfg(any(test, feature = "test-support"))]
+use self::{command::Single, outcome::Refusal};
 pub(crate) use self::{
     command::{Acquire, Command, Entry, Holder, TransferTo},
     event::{EndReason, Event, LeftReason, Revocation},
@@ -93,6 +94,8 @@ use self::{
     lean::{HolderPool, Metadata},
     queue::{Queue, Ticket},
 };
+#[cfg(test)]
+use self::{outcome::SingleOutcome, snapshot::SnapshotError};
 use crate::{
     AgentName, LeaseId, Name, Token,
     dense::Dense,
@@ -295,7 +298,7 @@ impl Table {
     }
 
     /// A table with small bounds, so that a test can reach them.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "test-support"))]
     fn with_bounds(bounds: Bounds) -> Self {
         Self { ended: EndedIds::new(bounds.ended_ids), bounds, ..Self::default() }
     }
@@ -313,7 +316,7 @@ impl Table {
     }
 
     /// The index of the last entry that was applied; 0 before the first.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "test-support"))]
     pub(crate) fn applied(&self) -> u64 {
         self.applied
     }
@@ -329,7 +332,7 @@ impl Table {
     }
 
     /// An acquire whose `seen` is smaller may be refused as too old.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "test-support"))]
     pub(crate) fn horizon(&self) -> u64 {
         self.ended.horizon()
     }
@@ -376,7 +379,7 @@ impl Table {
     }
 
     /// What a renewal of this id needs to know: `None` if it neither holds nor waits. O(log n).
-    #[cfg(test)]
+    #[cfg(any(test, feature = "test-support"))]
     pub(crate) fn live(&self, id: &LeaseId) -> Option<Live> {
         match self.live.get(id)? {
             Place::Holds(name, token) => self.held(name, *token).map(|held| Live::of_lease(held.lease)),

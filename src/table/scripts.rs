@@ -395,7 +395,7 @@ fn the_edges_of_an_acquire() {
 #[test]
 fn the_edges_of_the_other_commands() {
     let mut story = Story::queued(1);
-    for reason in ["x".repeat(REASON_BYTES_MAX + 1), "a\nb".to_owned()] {
+    for reason in ["x".repeat(REASON_BYTES_MAX + 1), "a\nb".to_owned(), "a\0b".to_owned()] {
         let refusal = Outcome::Refused(Refusal::Reason { bytes: reason.len() as u64 });
         assert_eq!(story.does(revoke(token(1), &reason)), refusal);
     }

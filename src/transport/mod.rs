@@ -29,6 +29,8 @@
 
 mod error;
 mod frame;
+#[cfg(feature = "test-support")]
+pub(crate) mod fuzz;
 mod handshake;
 pub(crate) mod local;
 mod memory;

@@ -205,6 +205,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self
     }
 
+    /// How many bytes have arrived and were not taken, and for how many there is room.
+    #[cfg(feature = "test-support")]
+    pub(super) fn holds(&self) -> (usize, usize) {
+        (self.buffer.len(), self.buffer.capacity())
+    }
+
     /// The next frame or tick. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Result<Event, ReadError> {
         loop {

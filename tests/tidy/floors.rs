@@ -23,6 +23,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("dense", 0),
     ("fault_point", 0),
     ("flaw", 0),
+    ("fuzz", 0),
     ("golden", 0),
     // The pure machines.
     ("table", 1),

@@ -61,10 +61,11 @@ pub(crate) fn files(folders: &[&str], ends: &[&str]) -> Vec<(String, String)> {
 
 /// Every Rust file of the repository.
 pub(crate) fn sources() -> Vec<Source> {
-    let mut sources: Vec<Source> = files(&["src", "tests", "benches", "examples"], &[".rs"])
-        .into_iter()
-        .map(|(path, raw)| Source::new(path, raw))
-        .collect();
+    let mut sources: Vec<Source> =
+        files(&["src", "tests", "benches", "examples", "fuzz/fuzz_targets"], &[".rs"])
+            .into_iter()
+            .map(|(path, raw)| Source::new(path, raw))
+            .collect();
     assert!(sources.len() > 50, "only {} files were found: the search is broken", sources.len());
     let test_modules: BTreeSet<String> = sources.iter().flat_map(test_modules).collect();
     for source in &mut sources {
@@ -76,17 +77,21 @@ pub(crate) fn sources() -> Vec<Source> {
     sources
 }
 
-/// The paths, without `.rs`, of the modules that this file declares under `#[cfg(test)]`.
+/// What says that a module is for tests; the second that the fuzzer, which asserts as they do, uses it as well.
+const FOR_TESTS: [&str; 2] = ["#[cfg(test)]", "#[cfg(any(test, feature = \"test-support\"))]"];
+
+/// The paths, without `.rs`, of the modules that this file declares under one of [`FOR_TESTS`].
 fn test_modules(source: &Source) -> Vec<String> {
     let (folder, file) = source.path.rsplit_once('/').unwrap();
     let inside = match file {
         "mod.rs" | "lib.rs" | "main.rs" => folder.to_owned(),
         other => format!("{folder}/{}", other.trim_end_matches(".rs")),
     };
-    let after = source.code.split("#[cfg(test)]").skip(1);
-    after
-        .filter_map(|after| {
-            let item = after.trim_start();
+    let attributes = source.raw.lines().map(|line| FOR_TESTS.contains(&line.trim()));
+    let items = attributes.zip(source.code.lines().skip(1)).filter(|(is_for_tests, _)| *is_for_tests);
+    items
+        .filter_map(|(_, item)| {
+            let item = item.trim_start();
             let item = item.strip_prefix("pub(crate) ").unwrap_or(item).strip_prefix("mod ")?;
             let (name, _) = item.split_once(';').filter(|(name, _)| !name.contains('{'))?;
             Some(format!("{inside}/{name}"))
@@ -221,6 +226,12 @@ fn code_is_told_from_comments_and_literals() {
         assert!(code.contains(kept), "{kept:?} in {code:?}");
     }
     assert_eq!(finds("unwrap() my_unwrap() unwrap_or()", "unwrap").count(), 1);
+    let modules = "#[cfg(test)]\nmod a;\n    #[cfg(any(test, feature = \"test-support\"))]\npub(crate) mod b;\n\
+                   #[cfg(feature = \"test-support\")]\nmod c;\n#[cfg(test)]\nmod d {}\nmod e;\n";
+    assert_eq!(
+        test_modules(&Source::new("src/x/mod.rs".to_owned(), modules.to_owned())),
+        ["src/x/a", "src/x/b"]
+    );
     let shipped = without_tests("a #[cfg(test)] mod t { b { } } c #[cfg(test)] mod u; d");
     assert!(shipped.split_whitespace().eq(["a", "c", "d"]), "{shipped:?}");
 }

@@ -308,6 +308,8 @@ fn no_tabs_and_nothing_behind_the_last_word() {
         "tests",
         "benches",
         "examples",
+        "fuzz/fuzz_targets",
+        "fuzz/Cargo.toml",
         "docs",
         ".ci",
         "README.md",

@@ -2,7 +2,7 @@
 
 use std::{
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,14 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leasehold::{Agent, MemberRole, Timing};
+use leasehold::{Agent, Lease, MemberRole, Timing};
+use tokio::task::JoinSet;
 
 use crate::report::Samples;
 
 /// Addresses that were free a moment ago.
-pub(crate) fn free_addresses() -> Vec<String> {
+pub(crate) fn free_addresses(count: usize) -> Vec<String> {
     let listeners: Vec<_> =
-        (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("a loopback port")).collect();
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a loopback port")).collect();
     listeners.iter().map(|l| l.local_addr().expect("its address").to_string()).collect()
 }
 
@@ -42,14 +43,37 @@ pub(crate) fn builder(
 /// A cluster in this process.
 pub(crate) struct Local {
     pub(crate) agents: Vec<Agent>,
+    addresses: Vec<String>,
+    folder: Option<PathBuf>,
 }
 
 impl Local {
     pub(crate) async fn start(folder: Option<&Path>) -> Self {
-        let addresses = free_addresses();
-        let starts = (0..3).map(|at| builder(at, &addresses, folder, Timing::default()).start());
-        let agents = futures_util::future::try_join_all(starts).await.expect("three agents on loopback");
-        Self { agents }
+        Self::start_of(3, folder).await
+    }
+
+    /// As many founders as that.
+    pub(crate) async fn start_of(count: usize, folder: Option<&Path>) -> Self {
+        let addresses = free_addresses(count);
+        let starts = (0..count).map(|at| builder(at, &addresses, folder, Timing::default()).start());
+        let agents = futures_util::future::try_join_all(starts).await.expect("agents on loopback");
+        Self { agents, addresses, folder: folder.map(Path::to_owned) }
+    }
+
+    /// So many observers join, in memory, since on one disk they would measure each other's syncs.
+    pub(crate) async fn observed_by(&mut self, count: usize) {
+        let starts = free_addresses(count).into_iter().enumerate().map(|(at, address)| {
+            let observer = Agent::builder(format!("observer-{at}")).listen(address).join(&self.addresses);
+            observer.observer(true).start_within(Duration::from_secs(60)).start()
+        });
+        let observers = futures_util::future::try_join_all(starts).await.expect("observers on loopback");
+        self.agents.extend(observers);
+    }
+
+    /// The founder of this number is started anew, from its directory.
+    pub(crate) async fn restart(&self, at: usize) -> Agent {
+        let again = builder(at, &self.addresses, self.folder.as_deref(), Timing::default());
+        again.start().await.expect("an agent with its directory")
     }
 
     /// The leader, when there is one and all agree.
@@ -81,12 +105,17 @@ pub(crate) struct Alone {
     pub(crate) pair_ms: Samples,
 }
 
-/// Acquires and releases, one after the other.
+/// Acquires and releases, one after the other, for so long.
 pub(crate) async fn alone(agent: &Agent, span: Duration) -> Alone {
-    let mut result = Alone { acquire_ms: Samples::default(), pair_ms: Samples::default() };
     let end = Instant::now() + span;
+    alone_while(agent, || Instant::now() < end).await
+}
+
+/// The same, for as long as it is so.
+pub(crate) async fn alone_while(agent: &Agent, so: impl Fn() -> bool) -> Alone {
+    let mut result = Alone { acquire_ms: Samples::default(), pair_ms: Samples::default() };
     let mut warm = 20;
-    while Instant::now() < end {
+    while so() {
         let began = Instant::now();
         let lease = agent.acquire("bench/alone").await.expect("a free name");
         let acquired = began.elapsed();
@@ -129,6 +158,51 @@ where
         task.await.expect("a task of the benchmark");
     }
     rate
+}
+
+/// So many pairs of acquire and release.
+pub(crate) async fn pairs(agent: &Agent, tasks: usize, pairs: usize) {
+    let running: Vec<_> = (0..tasks)
+        .map(|task| {
+            let agent = agent.clone();
+            tokio::spawn(async move {
+                for _ in 0..pairs / tasks {
+                    let lease = agent.acquire(&format!("bench/pairs/{task}")).await.expect("a free name");
+                    lease.release().await.expect("a release");
+                }
+            })
+        })
+        .collect();
+    for task in running {
+        task.await.expect("a task of the benchmark");
+    }
+}
+
+/// So many leases that stay, and as many waiters that wait for one of them: as long as what is returned is there.
+pub(crate) async fn held_and_waited_for(agent: &Agent, count: usize) -> (Vec<Lease>, JoinSet<()>) {
+    const TTL: Duration = Duration::from_secs(60);
+    const AT_ONCE: usize = 512;
+    let mut held = Vec::with_capacity(count);
+    for from in (0..count).step_by(AT_ONCE) {
+        let some = (from..count.min(from + AT_ONCE)).map(|at| {
+            let agent = agent.clone();
+            async move { agent.lease(&format!("bench/held/{at}")).ttl(TTL).acquire().await }
+        });
+        held.extend(futures_util::future::try_join_all(some).await.expect("free names"));
+    }
+    let mut waiting = JoinSet::new();
+    for _ in 0..count {
+        let agent = agent.clone();
+        waiting.spawn(async move {
+            let turn = agent.lease("bench/held/0").ttl(TTL).queue_behind_own().acquire().await;
+            std::mem::drop(turn);
+        });
+    }
+    let waiters = async || agent.inspect("bench/held/0").await.map_or(0, |all| all.waiters_in_all);
+    while waiters().await < count as u64 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    (held, waiting)
 }
 
 /// Pairs of acquire and release a second, each task on a name of its own.

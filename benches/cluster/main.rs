@@ -18,6 +18,7 @@
 
 mod floor;
 mod local;
+mod members;
 mod process;
 mod report;
 
@@ -31,7 +32,8 @@ use process::Processes;
 use report::{Report, Samples};
 
 /// What can be measured alone.
-const GROUPS: [&str; 7] = ["durable", "memory", "kill", "expiry", "idle", "held", "disk"];
+const GROUPS: [&str; 9] =
+    ["durable", "memory", "kill", "expiry", "idle", "held", "disk", "observers", "away"];
 
 /// How thoroughly.
 struct Options {
@@ -98,6 +100,12 @@ fn main() {
     }
     if options.wants("disk") {
         runtime.block_on(disk(&options, folder.path(), &mut report));
+    }
+    if options.wants("observers") {
+        runtime.block_on(members::observers(&options, folder.path(), &mut report));
+    }
+    if options.wants("away") {
+        runtime.block_on(members::away(&options, folder.path(), &mut report));
     }
     println!("at the end: {}", load());
     report.print();

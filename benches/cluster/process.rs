@@ -140,7 +140,7 @@ pub(crate) struct Processes {
 
 impl Processes {
     pub(crate) fn start(folder: Option<&Path>, timing: &'static str) -> Self {
-        let addresses = local::free_addresses();
+        let addresses = local::free_addresses(3);
         let mut all: Vec<_> = (0..3).map(|at| Process::start(at, &addresses, folder, timing)).collect();
         for process in &mut all {
             assert_eq!(process.answer(), "ready");

@@ -298,7 +298,7 @@ impl World {
                 }
             },
         };
-        let entry = Entry { wall_unix_ms: self.index * 10, command };
+        let entry = Entry { wall_unix_ms: self.index.saturating_mul(10), command };
         let (mut events, mut mirrored, mut twins) = (vec![], vec![], vec![]);
         let outcome = self.table.apply(self.index, self.term, &entry, &mut events);
         let mirror = self.mirror.apply(self.index, self.term, &entry, &mut mirrored);

@@ -16,7 +16,7 @@ use crate::{
 /// | --- | --- | --- |
 /// | `connections` | 1,024 | is refused, and told why |
 /// | `connections_per_peer` | 128 | is refused, and told why |
-/// | `handshakes` | 256 | is closed at once |
+/// | `handshakes` | 256 | is closed at once, or takes the place of one of the host that has most |
 /// | `handshakes_per_host` | 128 | is closed at once |
 /// | `requests` | 8,192 | is answered that the agent is busy; asked again by the caller's library |
 /// | `requests_per_peer` | 1,024 | the same |
@@ -39,9 +39,11 @@ pub struct Quotas {
     pub connections: usize,
     /// Connections of one peer. Default 128.
     pub connections_per_peer: usize,
-    /// Handshakes under way, in all. Default 256.
+    /// Handshakes under way, in all. Default 256. When all are taken, the host that has most gives one up to one that has
+    /// fewer.
     pub handshakes: usize,
-    /// Handshakes under way from one address, whatever the port. Default 128. Hazard: behind a proxy all are one.
+    /// Handshakes under way from one host, whatever the port. Default 128. By IPv6, a host is all that shares 64 bits.
+    /// Hazard: behind a proxy all are one.
     pub handshakes_per_host: usize,
     /// Requests of clients that are being answered, in all; one of more than 32 KiB counts as several. Default 8,192.
     pub requests: usize,

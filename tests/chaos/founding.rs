@@ -94,7 +94,7 @@ async fn found(
     wanted: Rc<RefCell<BTreeSet<usize>>>,
     Drawn { founders, shared, is_wrong }: Drawn,
 ) -> Result<(), String> {
-    let apart = [MS * 100, S, 30 * S][sim.random_below(3) as usize];
+    let apart = [MS * 100, S, 30 * S, 300 * S][sim.random_below(4) as usize];
     let mut order: Vec<usize> = (0..AGENTS).collect();
     while !order.is_empty() {
         let agent = order.remove(sim.random_below(order.len() as u64) as usize);

@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::super::Caller;
 use crate::{name::AgentName, quotas::Quotas, role::Role};
@@ -29,8 +30,10 @@ pub(super) struct Guests {
 
 #[derive(Default)]
 struct Book {
-    /// Handshakes under way, by where they come from.
-    greeting: BTreeMap<IpAddr, usize>,
+    /// Handshakes under way, by where they come from, the oldest of each first; and what ends each.
+    greeting: BTreeMap<IpAddr, BTreeMap<u64, CancellationToken>>,
+    /// How many there have been.
+    greeted: u64,
     connections: usize,
     peers: BTreeMap<Key, Peer>,
 }
@@ -69,19 +72,29 @@ impl Guests {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a handshake with somebody at this address; `None` when there is none left.
+    /// A place for a handshake with somebody at this address; `None` when there is none left. When all are taken, whoever
+    /// has most of them gives one up to whoever has fewer: a flood from some hosts keeps no other one out.
     pub(super) fn greet(self: &Arc<Self>, host: IpAddr) -> Option<Greeting> {
-        // The same host by both families.
-        let host = host.to_canonical();
+        let host = network_of(host);
         let mut book = self.book();
-        let in_all: usize = book.greeting.values().sum();
-        let from_there = book.greeting.get(&host).copied().unwrap_or(0);
-        if in_all >= self.quotas.handshakes || from_there >= self.quotas.handshakes_per_host {
+        let from_there = book.greeting.get(&host).map_or(0, BTreeMap::len);
+        if from_there >= self.quotas.handshakes_per_host {
             return None;
         }
-        book.greeting.insert(host, from_there + 1);
+        let in_all: usize = book.greeting.values().map(BTreeMap::len).sum();
+        if in_all >= self.quotas.handshakes {
+            let (_, most) = book.greeting.iter_mut().max_by_key(|(_, handshakes)| handshakes.len())?;
+            if most.len() <= from_there + 1 {
+                return None;
+            }
+            let (_, displaced) = most.pop_first()?;
+            displaced.cancel();
+        }
+        book.greeted += 1;
+        let (number, displaced) = (book.greeted, CancellationToken::new());
+        book.greeting.entry(host).or_default().insert(number, displaced.clone());
         drop(book);
-        Some(Greeting { guests: self.clone(), host })
+        Some(Greeting { guests: self.clone(), host, number, displaced })
     }
 
     /// A place for a connection of this caller.
@@ -120,18 +133,35 @@ impl Guests {
     }
 }
 
+/// Whose an address is: the same host's by both families, and by IPv6 all that one network has (64 bits of it).
+fn network_of(host: IpAddr) -> IpAddr {
+    match host.to_canonical() {
+        IpAddr::V6(host) => IpAddr::V6((host.to_bits() >> 64 << 64).into()),
+        host @ IpAddr::V4(_) => host,
+    }
+}
+
 /// A handshake under way.
 pub(super) struct Greeting {
     guests: Arc<Guests>,
     host: IpAddr,
+    number: u64,
+    displaced: CancellationToken,
+}
+
+impl Greeting {
+    /// Until it has to give way to another host's. Cancel-safe.
+    pub(super) async fn displaced(&self) {
+        self.displaced.cancelled().await;
+    }
 }
 
 impl Drop for Greeting {
     fn drop(&mut self) {
         let mut book = self.guests.book();
-        if let Some(count) = book.greeting.get_mut(&self.host) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(handshakes) = book.greeting.get_mut(&self.host) {
+            handshakes.remove(&self.number);
+            if handshakes.is_empty() {
                 book.greeting.remove(&self.host);
             }
         }
@@ -188,6 +218,8 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::{super::super::Lane, *};
 
     fn caller(role: Role, name: &str) -> Caller {
@@ -226,6 +258,32 @@ mod tests {
         assert!(guests.greet(two).is_some());
         drop(other);
         assert!(guests.book().greeting.is_empty());
+    }
+
+    #[test]
+    fn a_flood_of_handshakes_gives_way_to_a_host_that_has_fewer() {
+        let is_displaced = |greeting: &Greeting| greeting.displaced().now_or_never().is_some();
+        let guests = Guests::new(Quotas { handshakes: 4, handshakes_per_host: 3, ..quotas() });
+        let [one, two, three] = [1, 2, 3].map(|last| IpAddr::from([10, 0, 0, last]));
+        let flood: Vec<_> = (0..3).map(|_| guests.greet(one).unwrap()).collect();
+        let other = guests.greet(two).unwrap();
+        let member = guests.greet(three).unwrap();
+        assert_eq!(flood.iter().map(is_displaced).collect::<Vec<_>>(), [true, false, false]);
+        assert!(!is_displaced(&other) && !is_displaced(&member));
+        // Now the flood has two of four, and one more would only turn the tables.
+        assert!(guests.greet(two).is_none() && guests.greet(one).is_none());
+        drop((flood, other, member));
+        assert!(guests.book().greeting.is_empty());
+    }
+
+    #[test]
+    fn a_network_of_many_addresses_is_one_host() {
+        let [one, two, other] = ["2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1"]
+            .map(|address| network_of(address.parse().unwrap()));
+        assert!(one == two && one != other);
+        let [four, mapped] =
+            ["10.0.0.1", "::ffff:10.0.0.1"].map(|address| network_of(address.parse().unwrap()));
+        assert_eq!(four, mapped);
     }
 
     #[test]

@@ -83,7 +83,14 @@ async fn receive(
     stop: &CancellationToken,
 ) {
     let within = shared.settings.handshake_within;
-    let greeted = timeout(within, greet(shared, stream, remote, &*handler)).await;
+    let greeting = timeout(within, greet(shared, stream, remote, &*handler));
+    let greeted = match select2(place.displaced(), greeting).await {
+        Either::First(()) => {
+            tracing::debug!(%remote, "closed a connection: the quota `handshakes` is used up, and its host has most of them");
+            return;
+        }
+        Either::Second(greeted) => greeted,
+    };
     drop(place);
     let (caller, seat, stream, peer) = match greeted {
         Ok(Ok(greeted)) => greeted,

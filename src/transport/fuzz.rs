@@ -133,7 +133,11 @@ fn identity(choices: &mut Choices<'_>) -> Option<Identity> {
     Some(Identity {
         cluster: (flags & 1 != 0).then(|| ClusterId::from_bits(u128::from(flags >> 4))),
         node: (flags & 2 != 0).then(|| NodeId::from_bits(u64::from(flags >> 4))),
-        role: if flags & 6 == 6 { Role::Member } else { Role::Client },
+        role: match flags & 14 {
+            6 | 14 => Role::Member,
+            8.. => Role::Reader,
+            _ => Role::Client,
+        },
         agent: AgentName::new("agent-a").ok()?,
     })
 }
@@ -157,7 +161,7 @@ pub(crate) fn handshake(bytes: &[u8]) {
     match handshake::receive(&ours, &head, &body, "remote") {
         Ok((caller, version)) => {
             assert!(handshake::VERSIONS.contains(&version));
-            assert!(caller.role == Role::Client || caller.node.is_some());
+            assert!(caller.role != Role::Member || caller.node.is_some());
             assert!(ours.cluster.is_none() || caller.cluster.is_none() || ours.cluster == caller.cluster);
             // As it would say it itself.
             let theirs = Identity {

@@ -12,7 +12,7 @@ use super::{
     turns::Turns,
 };
 use crate::{
-    codec,
+    codec, config,
     fault_point::fault_point,
     lease::Requester as _,
     limits::{ASK_MAX, QUESTION_BYTES_MAX},
@@ -99,6 +99,11 @@ impl Handler for Service {
                         if caller.node != Some(*of) {
                             let text = "a member joins and departs for itself alone";
                             return Err(Refusal::new(code::NOT_PERMITTED, text));
+                        }
+                        if let Request::Join { address, .. } = &request
+                            && config::is_address(address, false)
+                        {
+                            node.consensus.hear_of(*of, address);
                         }
                     }
                     Request::Leave => {

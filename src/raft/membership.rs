@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -162,10 +162,22 @@ pub(super) fn heirs(
 
 /// Where the members are reached: what the membership says at the moment of a call, so that a connection which openraft
 /// keeps follows a member to its new address.
+///
+/// A member that has moved says so to everybody it knows, and as long as nobody leads, nobody can write it down. So what it
+/// says of itself counts here until the membership says something else of it than it did then: else a majority that has
+/// moved at once could elect nobody. No rule rests on an address: whoever answers there says which node it is.
 #[derive(Clone, Default)]
 pub(crate) struct AddressBook {
     /// Empty until the node is built. A receiver and not the node itself: that owns the book.
     metrics: Arc<OnceLock<WatchReceiverOf<Types, Metrics>>>,
+    /// Of members alone, so there are no more than members.
+    moved: Arc<Mutex<BTreeMap<NodeId, Moved>>>,
+}
+
+/// Where a member says that it is, and where the membership had it when it did.
+struct Moved {
+    from: String,
+    to: String,
 }
 
 impl AddressBook {
@@ -176,7 +188,25 @@ impl AddressBook {
     /// What this makes of a member's address, if it is one. Not to be slow: the address is borrowed from openraft.
     pub(super) fn with<T>(&self, node: NodeId, make: impl FnOnce(&str) -> T) -> Option<T> {
         let metrics = self.metrics.get()?.borrow_watched();
-        metrics.membership_config.membership().get_node(&node).map(|member| make(&member.addr))
+        let listed = &metrics.membership_config.membership().get_node(&node)?.addr;
+        let moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = moved.get(&node).filter(|moved| moved.from == *listed);
+        Some(make(said.map_or(listed, |moved| &moved.to)))
+    }
+
+    /// A node says of itself that it is reached there. Of one that is no member nothing is kept.
+    pub(super) fn hear(&self, node: NodeId, address: &str) {
+        let Some(metrics) = self.metrics.get() else { return };
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        moved.retain(|node, moved| membership.get_node(node).is_some_and(|listed| listed.addr == moved.from));
+        let Some(from) = membership.get_node(&node).map(|listed| listed.addr.clone()) else { return };
+        if from == address {
+            moved.remove(&node);
+        } else {
+            moved.insert(node, Moved { from, to: address.to_owned() });
+        }
     }
 }
 

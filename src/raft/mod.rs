@@ -257,6 +257,11 @@ impl Consensus {
         self.book.with(node, str::to_owned)
     }
 
+    /// A member says that it is reached there, which the membership may not know yet.
+    pub(crate) fn hear_of(&self, node: NodeId, address: &str) {
+        self.book.hear(node, address);
+    }
+
     /// Whether a quorum acknowledged a message that was *sent* within the last leader lease. A cut-off leader is told
     /// by openraft only after the cut heals; this tells it at once. False on a node that doesn't lead.
     pub(crate) fn quorum_is_fresh(&self) -> bool {

@@ -262,6 +262,31 @@ async fn an_agent_is_itself_again_at_another_address() {
     cluster.stop_all().await;
 }
 
+/// A leader that could write the new addresses down takes votes, and these go to the old ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_moves_as_a_whole_is_itself_again() {
+    let mut cluster = Cluster::durable(3).await;
+    let before = nodes(&cluster.agents[0].members().await.unwrap());
+    let token = soon("a grant", cluster.agents[0].acquire("x")).await.unwrap().token();
+    cluster.stop_all().await;
+    cluster.addresses = addresses(3);
+    let moved = |n: usize| {
+        Agent::builder(format!("agent-{n}"))
+            .listen(&cluster.addresses[n])
+            .join(cluster.addresses.clone())
+            .timing(cluster.timing)
+            .data_dir(cluster.data_dir(n).unwrap())
+    };
+    let starts = futures_util::future::try_join_all((0..3).map(|n| moved(n).start()));
+    cluster.agents = soon("the restart", starts).await.unwrap();
+    let members = cluster.agents[1].members().await.unwrap();
+    assert_eq!(nodes(&members), before);
+    assert!(members.iter().all(|member| cluster.addresses.contains(&member.address)), "{members:?}");
+    let lease = soon("a grant", cluster.agents[2].acquire("x")).await.unwrap();
+    assert!(lease.token() > token);
+    cluster.stop_all().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_joiner_with_a_data_directory_is_itself_again() {
     let mut cluster = Cluster::durable(1).await;

@@ -194,6 +194,17 @@ impl AddressBook {
         Some(make(said.map_or(listed, |moved| &moved.to)))
     }
 
+    /// How many observe, it among them, if this node does; none where it votes.
+    pub(super) fn observers_beside(&self, node: NodeId) -> u32 {
+        let Some(metrics) = self.metrics.get() else { return 0 };
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        if membership.voter_ids().any(|voter| voter == node) {
+            return 0;
+        }
+        u32::try_from(membership.learner_ids().count()).unwrap_or(u32::MAX)
+    }
+
     /// A node says of itself that it is reached there. Of one that is no member nothing is kept.
     pub(super) fn hear(&self, node: NodeId, address: &str) {
         let Some(metrics) = self.metrics.get() else { return };

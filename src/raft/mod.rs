@@ -12,6 +12,7 @@ pub(crate) mod log;
 pub(crate) mod machine;
 mod membership;
 pub(crate) mod network;
+mod pace;
 mod pipeline;
 #[cfg(feature = "chaos")]
 mod seam;
@@ -145,7 +146,7 @@ impl Consensus {
         let past = Past { has_voted: log.has_voted(), has_log: log.has_entries() };
         let machine = Machine::new(journal, replica);
         let book = AddressBook::default();
-        let network = Network { transport, book: book.clone() };
+        let network = Network { transport, book: book.clone(), heartbeat: timing.heartbeat };
         let raft = openraft::Raft::build(node, Arc::new(config), network, log.clone(), machine)
             .await
             .map_err(io::Error::other)?;

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{
     log::{Has, Log},
     membership::AddressBook,
+    pace::{self, Paced},
     pipeline::{self, Pipeline},
     types::{Handle, Member, Snapshot, SnapshotMeta, Types, Vote},
 };
@@ -82,6 +83,7 @@ pub(super) struct Piece {
 pub(crate) struct Network {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) book: AddressBook,
+    pub(super) heartbeat: Duration,
 }
 
 impl RaftNetworkFactory<Types> for Network {
@@ -91,6 +93,7 @@ impl RaftNetworkFactory<Types> for Network {
         Link {
             transport: self.transport.clone(),
             book: self.book.clone(),
+            heartbeat: self.heartbeat,
             peer: Peer { address: node.addr.clone(), node: Some(target) },
         }
     }
@@ -100,6 +103,7 @@ impl RaftNetworkFactory<Types> for Network {
 pub(crate) struct Link {
     transport: Arc<dyn Transport>,
     book: AddressBook,
+    heartbeat: Duration,
     /// Where it was when this way was made.
     peer: Peer,
 }
@@ -162,7 +166,11 @@ impl RaftNetworkV2<Types> for Link {
     {
         let (link, within) = (&*self, option.soft_ttl());
         let call = move |rpc| async move { link.call(Lane::Control, APPEND, &rpc, within).await };
-        let answers: BoxStream<'s, _> = Box::pin(Pipeline::new(input, call));
+        let pause = || {
+            let observers = link.peer.node.map_or(0, |node| link.book.observers_beside(node));
+            pace::pause(observers, link.heartbeat)
+        };
+        let answers: BoxStream<'s, _> = Box::pin(Pipeline::new(Paced::new(input, pause), call));
         Box::pin(async move { Ok(answers) })
     }
 

@@ -46,8 +46,8 @@ Example:
 /// `status`'s.
 pub(crate) const STATUS: &str = "\
 With --json, for each agent: address, reachable; if so agent, node, cluster, version, role, term, leader, applied, leases,
-waiters, durable, stopped (why, or null), ttl_ms, certificate_expires (null without TLS); if not, detail. Tokens and node ids are strings, since many readers of
-JSON keep only 53 bits of a number.
+waiters, durable, stopped (why, or null), ttl_ms, certificate_expires (null without TLS); if not, detail. Tokens and node
+ids are strings, since many readers of JSON keep only 53 bits of a number.
 
 Example:
   leasehold status --connect 127.0.0.1:7101";

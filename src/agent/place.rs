@@ -134,10 +134,6 @@ impl Node {
         }
     }
 
-    fn is_stopping(&self) -> bool {
-        *self.stopping.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
@@ -154,11 +150,19 @@ impl Node {
                 self.left.store(true, Ordering::Release);
                 tracing::info!(agent = %self.holder.agent, "has left the cluster");
             }
-            // Unless it is being shut down meanwhile.
-            Err(_) if !self.is_stopping() => self.closing.store(false, Ordering::Release),
-            Err(_) => {}
+            Err(_) => self.go_on(),
         }
         left
+    }
+
+    /// It stays, unless it is being shut down meanwhile, or has stopped by itself.
+    fn go_on(&self) {
+        // Held, so that a shutdown comes before all of it or after.
+        let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*stopping && self.stopped.borrow().is_none() {
+            self.renewer.go_on();
+            self.closing.store(false, Ordering::Release);
+        }
     }
 
     async fn leave_membership(&self) -> Result<(), Failure> {

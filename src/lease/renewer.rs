@@ -346,6 +346,11 @@ impl Renewer {
         ids
     }
 
+    /// The agent goes on after all: what is granted from here on is kept again.
+    pub(crate) fn go_on(&self) {
+        self.lock().over = None;
+    }
+
     /// Tells holders and waiters of ends that this agent's replica has applied. Short: the table's lock is held.
     pub(crate) fn applied(&self, events: &[Event]) {
         let mut state = self.lock();

@@ -194,6 +194,21 @@ async fn whoever_leaves_gives_back_and_hands_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_could_not_leave_goes_on() {
+    let mut cluster = Cluster::in_process(3).await;
+    let stays = cluster.followers().await[0];
+    let held = soon("a grant", cluster.agents[stays].acquire("x")).await.unwrap();
+    cluster.isolate(stays);
+    soon("leaving", cluster.agents[stays].leave()).await.unwrap_err();
+    assert!(held.check().is_err(), "it was given up for the departure");
+    cluster.rejoin(stays);
+    let lease = soon("a grant", cluster.agents[stays].acquire("y")).await.unwrap();
+    lease.renew().await.unwrap();
+    lease.check().unwrap();
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_change_is_made_that_could_cost_the_quorum() {
     let mut cluster = Cluster::caring(3).await;
     let followers = cluster.followers().await;

@@ -58,6 +58,8 @@ pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
 /// The most entries in one replication message.
 pub const ENTRIES_PER_APPEND_MAX: u64 = 512;
+/// The most certificates between a peer's own and its authority's, in what it shows.
+pub const TLS_CHAIN_MAX: usize = 4;
 /// The most replication messages to one follower that are under way at once: one with entries, and commit marks.
 pub const APPENDS_UNDER_WAY_MAX: usize = 8;
 /// The largest encoded log entry, in bytes.

@@ -67,7 +67,6 @@ pub struct Builder {
     timing: Timing,
     start_within: Option<Duration>,
     allowed: Vec<(Role, String)>,
-    plaintext: bool,
     clock: Arc<dyn Clock>,
     ground: Ground,
 }
@@ -88,7 +87,6 @@ impl Builder {
             timing: Timing::default(),
             start_within: None,
             allowed: Vec::new(),
-            plaintext: false,
             clock: Arc::new(SystemClock),
             ground: Ground::default(),
         }
@@ -212,7 +210,7 @@ impl Builder {
     /// on the way, and ask anything, also to take leases away. For a network where nobody is that you don't trust. It
     /// changes nothing when there are certificates.
     pub fn danger_plaintext(mut self) -> Self {
-        self.plaintext = true;
+        self.ground.security.plaintext_anywhere = true;
         self
     }
 
@@ -247,7 +245,7 @@ impl Builder {
         let name = AgentName::new(&self.name).map_err(|error| faults.push(error.into())).ok();
         faults.extend(tls);
         if !self.ground.security.is_tls() && self.ground.is_tcp() {
-            if !self.plaintext {
+            if !self.ground.security.plaintext_anywhere {
                 let own = self.listen.iter().chain(&self.advertise);
                 faults.extend(config::plaintext_fault(own.chain(&self.founders).chain(&self.join), true));
             }

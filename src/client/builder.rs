@@ -41,7 +41,6 @@ pub struct ClientBuilder {
     clock: Arc<dyn Clock>,
     network: Option<InProcessNetwork>,
     security: Security,
-    plaintext: bool,
 }
 
 impl ClientBuilder {
@@ -53,7 +52,6 @@ impl ClientBuilder {
             clock: Arc::new(SystemClock),
             network: None,
             security: Security::default(),
-            plaintext: false,
         }
     }
 
@@ -94,14 +92,14 @@ impl ClientBuilder {
     /// **Danger.** Without TLS, also where others than this machine can reach what is sent. See
     /// [`Builder::danger_plaintext`](crate::Builder::danger_plaintext).
     pub fn danger_plaintext(mut self) -> Self {
-        self.plaintext = true;
+        self.security.plaintext_anywhere = true;
         self
     }
 
     /// `faults` are those of the certificates.
     fn check(&self, mut faults: Vec<ConfigFault>) -> Result<AgentName, ConfigError> {
         let name = AgentName::new(&self.name).map_err(|error| faults.push(error.into())).ok();
-        if !self.security.is_tls() && self.network.is_none() && !self.plaintext {
+        if !self.security.is_tls() && self.network.is_none() && !self.security.plaintext_anywhere {
             faults.extend(config::plaintext_fault(&self.addresses, false));
         }
         if self.addresses.is_empty() {

@@ -134,8 +134,8 @@ pub(crate) struct Caller {
     pub(crate) node: Option<NodeId>,
     /// What it calls itself.
     pub(crate) role: Role,
-    /// What it may do: its certificate's role. Without TLS whoever reaches the port may do all but pose as a member, unless
-    /// it wants to read alone.
+    /// What it may do: its certificate's role. Without TLS whoever reaches the port may do all, unless it wants to
+    /// read alone.
     pub(crate) rights: Role,
     /// Its name; with TLS that of its certificate.
     pub(crate) agent: AgentName,

@@ -1,5 +1,7 @@
 //! How connections are protected, and who may connect.
 
+use std::net::IpAddr;
+
 #[cfg(feature = "tls")]
 use super::tls::Tls;
 #[cfg(feature = "tls")]
@@ -18,6 +20,8 @@ pub(crate) struct Security {
     pub(crate) tls: Option<Tls>,
     /// Which names may connect, and be connected to.
     pub(crate) allowed: Allowed,
+    /// Danger: without certificates this side also connects to what is beyond this machine.
+    pub(crate) plaintext_anywhere: bool,
 }
 
 impl Security {
@@ -63,6 +67,14 @@ impl Security {
     }
 }
 
+impl Security {
+    /// Whether what is sent to this host may be sent as it is, or is encrypted. The settings' addresses were looked at before;
+    /// the others come from the membership, and a name may mean another host than it did.
+    pub(crate) fn reaches(&self, host: IpAddr) -> bool {
+        self.is_tls() || self.plaintext_anywhere || host.to_canonical().is_loopback()
+    }
+}
+
 /// Whose certificate the other end of a connection has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bearer {
@@ -91,5 +103,20 @@ impl Bearer {
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_certificates_nothing_goes_beyond_this_machine_unless_it_is_said() {
+        let [here, mapped, there, all] =
+            ["127.3.2.1", "::ffff:127.0.0.1", "10.0.0.9", "0.0.0.0"].map(|host| host.parse().unwrap());
+        let security = Security::default();
+        assert!(security.reaches(here) && security.reaches(mapped));
+        assert!(!security.reaches(there) && !security.reaches(all));
+        assert!(Security { plaintext_anywhere: true, ..Security::default() }.reaches(there));
     }
 }

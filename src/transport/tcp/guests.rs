@@ -7,16 +7,20 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::super::Caller;
-use crate::{name::AgentName, quotas::Quotas, role::Role};
+use crate::{name::AgentName, quotas::Quotas, role::Role, time::Moment};
 
 /// Answers are counted in units of so many bytes, one at least.
 const ANSWER_UNIT_BYTES: usize = 1_024;
+
+/// See [`Guests::tells`].
+const TELLS_EVERY: Duration = Duration::from_secs(1);
 
 type Key = (Role, AgentName);
 
@@ -34,6 +38,9 @@ struct Book {
     greeting: BTreeMap<IpAddr, BTreeMap<u64, CancellationToken>>,
     /// How many there have been.
     greeted: u64,
+    /// When somebody who was refused was told of last, and how many were refused since.
+    told: Option<Moment>,
+    untold: u64,
     connections: usize,
     peers: BTreeMap<Key, Peer>,
 }
@@ -95,6 +102,18 @@ impl Guests {
         book.greeting.entry(host).or_default().insert(number, displaced.clone());
         drop(book);
         Some(Greeting { guests: self.clone(), host, number, displaced })
+    }
+
+    /// Of those who are refused, one a second is told of, so that strangers don't fill a log: how many were not since the last
+    /// one that was, or `None` where this one is not either.
+    pub(super) fn tells(&self, now: Moment) -> Option<u64> {
+        let mut book = self.book();
+        if book.told.is_some_and(|told| now.since(told) < TELLS_EVERY) {
+            book.untold += 1;
+            return None;
+        }
+        book.told = Some(now);
+        Some(std::mem::take(&mut book.untold))
     }
 
     /// A place for a connection of this caller.
@@ -274,6 +293,13 @@ mod tests {
         assert!(guests.greet(two).is_none() && guests.greet(one).is_none());
         drop((flood, other, member));
         assert!(guests.book().greeting.is_empty());
+    }
+
+    #[test]
+    fn of_those_who_are_refused_one_a_second_is_told_of() {
+        let (guests, at) = (Guests::new(quotas()), |ms: u64| Moment::from_nanos(ms * 1_000_000));
+        let told: Vec<_> = [5_000, 5_001, 5_999, 6_000, 6_500, 9_000].map(|ms| guests.tells(at(ms))).into();
+        assert_eq!(told, [Some(0), None, None, Some(2), None, Some(1)]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tokio_util::sync::DropGuard;
 
 use super::{
     super::{
-        Identity, Lane, Method, Peer, Role,
+        Identity, Lane, Method, Peer, Role, Security,
         error::{CallError, NotSent, Refusal, Stage, Unanswered, tame},
         frame::{Frame, Kind},
         handshake::{self, Host},
@@ -141,18 +141,17 @@ struct Connection {
     calls: Arc<Calls>,
     outbox: Outbox,
     flight: Arc<Semaphore>,
+    /// Another one, with this side's new certificates, is being made.
+    renewing: Arc<AtomicBool>,
     /// The last call that uses a connection, once its link has let it go, ends it.
     _stop: DropGuard,
 }
 
 impl Connection {
-    /// Lost, or made by this side under another identity than the present one, or with other certificates.
+    /// Lost, or made by this side under another identity than the present one.
     fn is_stale(&self, shared: &Shared) -> bool {
         let ours = shared.identity.borrow();
-        ours.cluster != self.greeted_as.cluster
-            || ours.node != self.greeted_as.node
-            || self.peer.is_of_old_certificates()
-            || self.calls.is_lost()
+        ours.cluster != self.greeted_as.cluster || ours.node != self.greeted_as.node || self.calls.is_lost()
     }
 
     /// Asks and waits for the answer; `None` when the connection was lost before anything was sent.
@@ -274,6 +273,9 @@ impl Link {
         if let State::Up(connection) = &*self.state.borrow()
             && !connection.is_stale(shared)
         {
+            if connection.peer.is_of_old_certificates() {
+                self.renew(shared, connection);
+            }
             return Ok(Arc::clone(connection));
         }
         let mut changes = self.state.subscribe();
@@ -312,6 +314,32 @@ impl Link {
         }
     }
 
+    /// Makes the next connection, with this side's new certificates, and goes on with the present one until it is there. That
+    /// one was sound, and the other side says when it is no more; where the new one is refused, nothing is lost by trying.
+    fn renew(self: &Arc<Self>, shared: &Arc<Shared>, connection: &Connection) {
+        if connection.renewing.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (link, shared_too, renewing) = (self.clone(), shared.clone(), connection.renewing.clone());
+        shared.spawn(async move {
+            let connecting = link.connect(&shared_too);
+            match select2(shared_too.stop.cancelled(), connecting).await {
+                Either::First(()) => {}
+                Either::Second(Ok(connected)) => {
+                    if let Some(reason) = link.read(&shared_too, connected).await {
+                        link.pause(&shared_too, reason, 0).await;
+                    }
+                }
+                Either::Second(Err(reason)) => {
+                    tracing::warn!(address = link.address, %reason, "not connected with the new certificates yet; the old connection goes on");
+                    let pause = sleep(shared_too.settings.backoff_max);
+                    let _: Either<(), ()> = select2(shared_too.stop.cancelled(), pause).await;
+                    renewing.store(false, Ordering::Relaxed);
+                }
+            }
+        });
+    }
+
     /// The life of one connection: dial, read until it is lost, pause if it came to nothing.
     async fn live(&self, shared: &Arc<Shared>, failures: u32) {
         let dialled = match select2(shared.stop.cancelled(), self.connect(shared)).await {
@@ -325,18 +353,29 @@ impl Link {
             },
             Err(reason) => reason,
         };
+        self.pause(shared, reason, failures).await;
+    }
+
+    /// Calls fail for a while.
+    async fn pause(&self, shared: &Arc<Shared>, reason: NotSent, failures: u32) {
         tracing::debug!(address = self.address, lane = ?self.lane, %reason, "a link is down");
         self.state.send_replace(State::Down { reason });
         let pause = sleep(backoff(&shared.settings, failures));
         if let Either::Second(()) = select2(shared.stop.cancelled(), pause).await {
-            self.state.send_replace(State::Idle { failures: failures.saturating_add(1) });
+            self.state.send_if_modified(|state| {
+                let is_down = matches!(state, State::Down { .. });
+                if is_down {
+                    *state = State::Idle { failures: failures.saturating_add(1) };
+                }
+                is_down
+            });
         }
     }
 
     /// Connects and greets.
     async fn connect(&self, shared: &Arc<Shared>) -> Result<Connected, NotSent> {
         let within = shared.settings.connect_within;
-        let stream = timeout(within, self.reach()).await;
+        let stream = timeout(within, self.reach(&shared.settings.security)).await;
         let stream = stream.map_err(|_| NotSent::ConnectTimedOut { within })??;
         let ours = shared.identity.borrow().clone();
         let within = shared.settings.handshake_within;
@@ -363,11 +402,16 @@ impl Link {
     }
 
     /// A TCP connection to the first of the address's hosts that takes one.
-    async fn reach(&self) -> Result<TcpStream, NotSent> {
+    async fn reach(&self, security: &Security) -> Result<TcpStream, NotSent> {
         let unresolved = |detail: String| NotSent::Unresolved { detail };
         let hosts = lookup_host(&self.address).await.map_err(|error| unresolved(error.to_string()))?;
         let mut last = unresolved("the name has no address".to_owned());
         for host in hosts {
+            if !security.reaches(host.ip()) {
+                let detail = "it is beyond this machine, and there are no certificates: give some (tls(…), --tls-…), or say danger_plaintext";
+                last = NotSent::Unreachable { detail: detail.to_owned() };
+                continue;
+            }
             match TcpStream::connect(host).await.and_then(|stream| set_up(&stream).map(|()| stream)) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = NotSent::Unreachable { detail: error.to_string() },
@@ -396,6 +440,7 @@ impl Link {
             calls: Arc::clone(&calls),
             outbox: outbox.clone(),
             flight: Arc::clone(&flight),
+            renewing: Arc::default(),
             _stop: stop.clone().drop_guard(),
         };
         shared.spawn({

@@ -1,7 +1,7 @@
 //! The answering side: accepts, greets, and runs what is asked.
 //!
 //! Whoever connects is a stranger until the handshake is done: it costs a bounded buffer, one of the places for handshakes
-//! and at most the handshake's time, and one line in the log. What lies beyond the places is closed at once, so that
+//! and at most the handshake's time, and one line a second in the log for all of them. What lies beyond the places is closed at once, so that
 //! strangers can't use up the connections of those who are known. What these may have in hand, `guests.rs` counts.
 
 use std::{net::SocketAddr, sync::Arc, task::Poll, time::Duration};
@@ -28,7 +28,10 @@ use super::{
     set_up,
     stream::{self, Peer, Reader, Stream},
 };
-use crate::runtime::{Either, select2, sleep, timeout};
+use crate::{
+    clock::{Clock as _, SystemClock},
+    runtime::{Either, select2, sleep, timeout},
+};
 
 /// How long the accepting task rests after an error: out of file descriptors, mostly, which only time heals.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -94,14 +97,8 @@ async fn receive(
     drop(place);
     let (caller, seat, stream, peer) = match greeted {
         Ok(Ok(greeted)) => greeted,
-        Ok(Err(why)) => {
-            tracing::warn!(%remote, %why, "refused a connection");
-            return;
-        }
-        Err(_) => {
-            tracing::warn!(%remote, ?within, "closed a connection: its handshake took too long");
-            return;
-        }
+        Ok(Err(why)) => return tell(shared, remote, &why),
+        Err(_) => return tell(shared, remote, &format!("its handshake took longer than {within:?}")),
     };
     tracing::debug!(%remote, peer = %caller.agent, node = ?caller.node, lane = ?caller.lane, "accepted");
     let (reader, writer) = stream.into_split();
@@ -126,6 +123,14 @@ async fn receive(
         Either::First(why) | Either::Second(why) => why,
     };
     tracing::debug!(%remote, peer = %desk.caller.agent, why, "a connection ended");
+}
+
+/// Says why somebody was refused, if that was not said a moment ago of another one.
+fn tell(shared: &Shared, remote: SocketAddr, why: &str) {
+    match shared.guests.tells(SystemClock.now()) {
+        Some(untold) => tracing::warn!(%remote, why, refused_before = untold, "refused a connection"),
+        None => tracing::debug!(%remote, why, "refused a connection"),
+    }
 }
 
 /// Greets whoever connected. Who isn't welcome is told why, if it spoke our language at all.

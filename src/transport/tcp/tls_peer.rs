@@ -27,7 +27,7 @@ pub(super) struct TlsPeer {
     pub(super) bearer: Bearer,
     chain: Vec<CertificateDer<'static>>,
     end: End,
-    /// The last second in which its certificate holds, since 1970.
+    /// The last second in which all of the chain holds, since 1970.
     expires: u64,
     tls: Tls,
     /// What this side had when they met.
@@ -50,7 +50,8 @@ impl TlsPeer {
         let (role, name) = tls::bearer(own).ok_or(
             "its certificate names no agent: it needs one URI leasehold://ROLE/NAME, as `leasehold certs issue` writes it",
         )?;
-        let expires = Certificate::of(own).expires.timestamp().try_into().unwrap_or(0);
+        let ends = chain.iter().map(|one| Certificate::of(one).expires.timestamp());
+        let expires = ends.min().unwrap_or(0).try_into().unwrap_or(0);
         Ok(Self { bearer: Bearer { role, name }, chain, end, expires, tls: tls.clone(), met_with })
     }
 

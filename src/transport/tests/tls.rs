@@ -19,7 +19,11 @@ use super::{
     hostile_peer::Log,
     *,
 };
-use crate::{clock, config::TlsFault, limits::TLS_RECHECK_EVERY, role::Allowed};
+use crate::{
+    clock,
+    config::TlsFault,
+    limits::{TLS_CHAIN_MAX, TLS_RECHECK_EVERY},
+};
 
 #[path = "../../../tests/common/certificates.rs"]
 mod certificates;
@@ -65,7 +69,7 @@ fn tls_of(authority: &Authority, issued: &Issued) -> Tls {
 }
 
 fn settings(tls: &Tls) -> Settings {
-    Settings { security: Security { tls: Some(tls.clone()), allowed: Allowed::default() }, ..brisk() }
+    Settings { security: Security { tls: Some(tls.clone()), ..Security::default() }, ..brisk() }
 }
 
 fn allowing(settings: Settings, role: Role, name: &str) -> Settings {
@@ -212,6 +216,16 @@ fn by_hand(
     issued: Option<&Issued>,
     version: &'static rustls::SupportedProtocolVersion,
 ) -> ClientConfig {
+    showing(authority, issued, version, 0)
+}
+
+/// The same, with so many certificates behind its own that nobody needs.
+fn showing(
+    authority: &Authority,
+    issued: Option<&Issued>,
+    version: &'static rustls::SupportedProtocolVersion,
+    more: usize,
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
     let builder = ClientConfig::builder_with_provider(ring::default_provider().into())
@@ -222,7 +236,7 @@ fn by_hand(
         None => builder.with_no_client_auth(),
         Some(issued) => builder
             .with_client_auth_cert(
-                vec![CertificateDer::from_pem_slice(issued.cert.as_bytes()).unwrap()],
+                vec![CertificateDer::from_pem_slice(issued.cert.as_bytes()).unwrap(); 1 + more],
                 PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap(),
             )
             .unwrap(),
@@ -271,6 +285,44 @@ async fn no_certificate_an_expired_one_an_older_tls_and_other_protocols_are_refu
     });
     greet_by_hand(&server, by_hand(&authority, Some(&two), &TLS13)).await.unwrap_err();
     assert_eq!(script.begun(), 0);
+}
+
+/// A path through some hundred of them would be looked for, for seconds, before their bearer has proved anything.
+#[tokio::test]
+async fn a_long_chain_is_refused_unread() {
+    let authority = Authority::new();
+    let (_script, server) = serve(settings(&tls_of(&authority, &authority.issue("member", "server")))).await;
+    let good = authority.issue("client", "client");
+    let config = showing(&authority, Some(&good), &TLS13, TLS_CHAIN_MAX);
+    greet_by_hand(&server, config).await.unwrap();
+    let config = showing(&authority, Some(&good), &TLS13, TLS_CHAIN_MAX + 1);
+    greet_by_hand(&server, config).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn new_certificates_that_the_other_side_does_not_know_yet_cost_no_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (Authority::new(), Authority::new());
+    let (server_tls, _) = files(&dir, &old.pem, &old.issue("member", "server"), "server");
+    let (client_tls, _) = files(&dir, &old.pem, &old.issue("client", "client"), "client");
+    for tls in [&server_tls, &client_tls] {
+        tls.loaded().unwrap();
+    }
+    let (_script, server) = serve(settings(&server_tls)).await;
+    let caller = caller(client(), settings(&client_tls));
+    let peer = to(&server);
+    echo(&caller, &peer).await.unwrap();
+    let both = format!("{}{}", old.pem, new.pem);
+    new.issue("client", "client").write(dir.path(), "client", &both);
+    assert!(client_tls.reload().unwrap());
+    let log = Log::default();
+    let _logging = log.listen();
+    while !log.text().contains("not connected with the new certificates yet") {
+        echo(&caller, &peer).await.unwrap();
+    }
+    old.issue("member", "server").write(dir.path(), "server", &both);
+    assert!(server_tls.reload().unwrap());
+    echo(&caller, &peer).await.unwrap();
 }
 
 #[tokio::test]

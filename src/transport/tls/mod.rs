@@ -21,6 +21,7 @@
 
 mod certificate;
 mod explain;
+mod short;
 
 use std::{
     fmt,
@@ -33,16 +34,17 @@ use std::{
 
 use rustls::{
     ClientConfig, InconsistentKeys, RootCertStore, ServerConfig,
-    client::Resumption,
+    client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
-    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier},
     time_provider::TimeProvider,
     version::TLS13,
 };
 use webpki::{EndEntityCert, KeyUsage};
 
 pub use self::certificate::Certificate;
+use self::short::Short;
 pub(super) use self::{
     certificate::bearer,
     explain::{accepting, connecting},
@@ -283,10 +285,17 @@ impl Tls {
         }
     }
 
-    /// Whether a failed handshake is a reason to look at the files: not if that was just done.
+    /// Whether a failed handshake is a reason to look at the files: not if that was just done, or is being done.
     pub(super) fn may_look(&self) -> bool {
-        let since = clock::wall_unix_ms().abs_diff(self.state().looked);
-        Duration::from_millis(since) >= TLS_RELOAD_PAUSE
+        if matches!(self.inner.source, Source::Pem(_)) {
+            return false;
+        }
+        let (now, mut state) = (clock::wall_unix_ms(), self.state());
+        let may = Duration::from_millis(now.abs_diff(state.looked)) >= TLS_RELOAD_PAUSE;
+        if may {
+            state.looked = now;
+        }
+        may
     }
 
     /// Warns when the own certificate ends soon; whether it did.
@@ -358,6 +367,10 @@ fn is_unreadable(error: &TlsError) -> bool {
 fn read_bounded(path: &PathBuf) -> Result<Vec<u8>, String> {
     let bound = u64::try_from(TLS_FILE_BYTES_MAX).unwrap_or(u64::MAX);
     let mut bytes = Vec::new();
+    // A pipe would be waited for.
+    if !std::fs::metadata(path).map_err(|error| error.to_string())?.is_file() {
+        return Err("it is no file".to_owned());
+    }
     let file = File::open(path).map_err(|error| error.to_string())?;
     file.take(bound + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     if bytes.len() > TLS_FILE_BYTES_MAX {
@@ -479,20 +492,24 @@ fn configs(
 ) -> Result<(Arc<ClientConfig>, Arc<ServerConfig>), rustls::Error> {
     let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
     let roots = Arc::new(trusted.0.clone());
+    let unusable = |error: VerifierBuilderError| rustls::Error::General(error.to_string());
+    let of_members = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone());
     let mut client = ClientConfig::builder_with_details(provider.clone(), Arc::new(WallClock))
         .with_protocol_versions(&[&TLS13])?
-        .with_root_certificates(roots.clone())
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Short(
+            of_members.build().map_err(unusable)? as Arc<dyn ServerCertVerifier>
+        )))
         .with_client_auth_cert(chain.clone(), key.clone_key())?;
     client.alpn_protocols = vec![ALPN.to_vec()];
     client.resumption = Resumption::disabled();
     // Every member has the same name, so there is nothing to choose by it.
     client.enable_sni = false;
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
-        .build()
-        .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let of_all = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+    let of_all = Arc::new(Short(of_all.build().map_err(unusable)?));
     let mut server = ServerConfig::builder_with_details(provider, Arc::new(WallClock))
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(of_all)
         .with_single_cert(chain, key)?;
     server.alpn_protocols = vec![ALPN.to_vec()];
     server.session_storage = Arc::new(NoServerSessionStorage {});

@@ -46,6 +46,7 @@ use crate::{
     config,
     error::RecoverError,
     id::{ClusterId, NodeId},
+    limits::FORCED_TOKEN_STEP,
     message::MemberStatus,
     name::AgentName,
     raft::{Member, Remains},
@@ -71,6 +72,9 @@ pub struct Survey {
     pub members: Vec<MemberStatus>,
     /// The latest term that it has heard of.
     pub term: u64,
+    /// The term of its last log entry. Of several copies the one with the largest goes on, and of those the one with the
+    /// largest `last_index`: the latest term that one has *heard* of says nothing of what it has.
+    pub last_term: u64,
     /// The index of its last log entry. All are kept, also those that are not known to be committed: one of them may be.
     pub last_index: u64,
     /// Up to which index it knows its entries to be committed.
@@ -175,6 +179,7 @@ pub async fn survey(data_dir: impl Into<PathBuf>) -> Result<Survey, RecoverError
         node: identity.node_id,
         agent: identity.agent,
         term: remains.term,
+        last_term: remains.last_term,
         last_index: remains.last,
         committed_index: remains.committed,
         last_token,
@@ -200,15 +205,18 @@ pub async fn recover(data_dir: impl Into<PathBuf>, recovery: Recovery) -> Result
 }
 
 async fn recover_by(path: PathBuf, recovery: Recovery, step: Step) -> Result<Recovered, RecoverError> {
-    let began = SystemClock.now();
     let reading = path.clone();
     let found = blocking(&path, move || find(&reading)).await?;
+    // The directory is locked: nobody renews by it any more.
+    let began = SystemClock.now();
     let Recovery { cluster: named, holders, advertise, tokens_above } = recovery;
     let (node, cluster) = (found.identity.node_id, found.cluster);
     if cluster != named {
         return Err(RecoverError::OtherCluster { path, found: cluster, named });
     }
-    let next = cluster.next_generation().ok_or(RecoverError::NoGeneration { cluster })?;
+    let next = cluster
+        .next_generation(runtime::random_u128() as u32)
+        .ok_or(RecoverError::NoGeneration { cluster })?;
     let listed = found.remains.members.get(&node).map(|(member, _)| member.addr.clone());
     let address = advertise.or(listed).unwrap_or_default();
     if !config::is_address(&address, false) {
@@ -251,11 +259,13 @@ async fn recover_by(path: PathBuf, recovery: Recovery, step: Step) -> Result<Rec
 fn floor(given: Option<Token>, last: Token) -> Result<Token, RecoverError> {
     let wall_unix_ms = clock::wall_unix_ms();
     let floor = Token::floor_of_founding(wall_unix_ms);
+    // The copy's last is not the lost majority's: whatever a clock or an operator says, more is left than it can have granted.
+    let beyond = floor.max(Token::new(last.get().saturating_add(FORCED_TOKEN_STEP)));
     match given {
         Some(given) if given < last => Err(RecoverError::TokensBelow { given, last }),
-        Some(given) => Ok(given.max(floor)),
+        Some(given) => Ok(given.max(beyond)),
         None if floor <= last => Err(RecoverError::ClockBehind { wall_unix_ms, floor, last }),
-        None => Ok(floor),
+        None => Ok(beyond),
     }
 }
 

@@ -93,6 +93,8 @@ pub struct ClusterId(u128);
 /// The bits that are drawn. The generation is a part of the id and not a field beside it, so that every place which keeps
 /// two clusters apart (handshake, identity file, founding) keeps two generations apart as well, in the form that it had.
 const DRAWN_BITS: u32 = 112;
+/// The bits that stay over all recoveries; those between them and the generation are drawn anew by each.
+const FOUNDING: u128 = u128::MAX >> 48;
 
 impl ClusterId {
     /// The id with these bits.
@@ -122,7 +124,7 @@ impl ClusterId {
 
     /// Whether both come of one founding.
     pub(crate) const fn has_founding_of(self, other: Self) -> bool {
-        Self::of_founding(self.0).0 == Self::of_founding(other.0).0
+        self.0 & FOUNDING == other.0 & FOUNDING
     }
 
     /// Whether both come of one founding, and this one is of an earlier generation.
@@ -130,10 +132,14 @@ impl ClusterId {
         self.has_founding_of(other) && self.generation() < other.generation()
     }
 
-    /// The next generation; `None` after the last one.
-    pub(crate) const fn next_generation(self) -> Option<Self> {
-        match self.0.checked_add(1 << DRAWN_BITS) {
-            Some(bits) => Some(Self(bits)),
+    /// The next generation; `None` after the last one. Of two copies of one directory that are recovered each has its own, by
+    /// what is drawn: they are different clusters.
+    pub(crate) const fn next_generation(self, drawn: u32) -> Option<Self> {
+        match self.generation().checked_add(1) {
+            Some(generation) => {
+                let own = (generation as u128) << DRAWN_BITS | (drawn as u128) << FOUNDING.count_ones();
+                Some(Self(own | self.0 & FOUNDING))
+            }
             None => None,
         }
     }
@@ -218,11 +224,11 @@ mod tests {
         let founded = ClusterId::of_founding(u128::MAX);
         assert_eq!((founded.generation(), founded.to_string().len()), (0, 32));
         assert!(founded.to_string().starts_with("0000f"), "{founded}");
-        let next = founded.next_generation().unwrap();
+        let next = founded.next_generation(5).unwrap();
         assert_eq!((next.generation(), next == founded), (1, false));
         assert!(next.has_founding_of(founded) && next.to_string().starts_with("0001f"), "{next}");
         assert!(!next.has_founding_of(ClusterId::of_founding(7)));
-        assert_eq!(ClusterId::from_bits(u128::MAX).next_generation(), None);
+        assert_eq!(ClusterId::from_bits(u128::MAX).next_generation(5), None);
     }
 
     #[test]

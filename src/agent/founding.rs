@@ -287,7 +287,8 @@ impl Founding {
             let mut drawn_for: Vec<String> =
                 plan.members.values().map(|member| member.addr.clone()).collect();
             drawn_for.sort();
-            if drawn_for != self.founders {
+            // Who joins has no list.
+            if !self.founders.is_empty() && drawn_for != self.founders {
                 return Err(self.disagree("its own data directory".to_owned(), drawn_for));
             }
         }
@@ -425,7 +426,8 @@ impl Founding {
         report: &mut Report,
         plan: &Plan,
     ) -> Result<(), StartError> {
-        let mut missing: BTreeSet<String> = self.others().cloned().collect();
+        let others = plan.members.iter().filter(|(node, _)| **node != self.node);
+        let mut missing: BTreeSet<String> = others.map(|(_, member)| member.addr.clone()).collect();
         loop {
             for address in missing.clone() {
                 match self.ask(transport, &address, &Question::Promise(plan.clone())).await {

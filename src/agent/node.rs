@@ -114,8 +114,10 @@ impl Node {
                 && !self.replica.read().table().is_founded()
                 && let Some(tokens_above) = tokens_above
             {
-                let entry =
-                    Entry { wall_unix_ms: clock::wall_unix_ms(), command: Command::Found { tokens_above } };
+                // A plan may wait for its founders for long, and another cluster may have granted meanwhile.
+                let wall_unix_ms = clock::wall_unix_ms();
+                let tokens_above = tokens_above.max(Token::floor_of_founding(wall_unix_ms));
+                let entry = Entry { wall_unix_ms, command: Command::Found { tokens_above } };
                 if let Err(error) = self.consensus.propose_in(now.term, entry).await {
                     tracing::warn!(%error, "the founding could not be committed yet");
                     runtime::sleep(self.timing.heartbeat).await;

@@ -280,7 +280,15 @@ impl Starting {
         let (addresses, expected) = match &settings.origin {
             Origin::Join(addresses) => match self.founding.plan() {
                 // It has founded its cluster, and is told now where others of it are.
-                Some(plan) => return Ok((plan.cluster, Some(plan))),
+                Some(plan) if has_log || plan.former != self.node_id => {
+                    return Ok((plan.cluster, Some(plan)));
+                }
+                // Drawn, and perhaps not promised by all: it is gone on with, not skipped.
+                Some(_) => {
+                    let (transport, clock) = (self.transport.as_ref(), settings.clock.as_ref());
+                    let plan = self.founding.settle(transport, clock, has_log).await?;
+                    return Ok((plan.cluster, Some(plan)));
+                }
                 None => (addresses, None),
             },
             Origin::Founders(founders) => {

@@ -58,6 +58,7 @@ async fn a_recovered_directory_has_what_it_had_under_the_next_generation() {
         let expected = Survey {
             cluster: made.cluster,
             term: before.term + 1,
+            last_term: before.term + 1,
             last_index: before.last_index + FORCED_INDEX_STEP,
             committed_index: before.last_index + FORCED_INDEX_STEP,
             last_token: made.tokens_above,

@@ -37,6 +37,8 @@ pub(crate) struct Remains {
     pub(crate) table: Table,
     /// The members that it knows of, and whether each votes.
     pub(crate) members: BTreeMap<NodeId, (Member, bool)>,
+    /// The term of its last entry.
+    pub(crate) last_term: u64,
     /// The index of its last entry.
     pub(crate) last: u64,
     /// Up to which index it knows its entries to be committed; there may be more.
@@ -109,6 +111,7 @@ impl Remains {
         Ok(Self {
             table,
             members,
+            last_term: last.map_or(0, term_of),
             last: last.map_or(0, |id| id.index),
             committed: committed.map_or(0, |id| id.index),
             term: vote.map_or(0, |vote| vote.leader_id.term).max(last.map_or(0, term_of)),

@@ -159,8 +159,8 @@ fn show(found: &Survey) -> Result<(), Failed> {
     output::line(&format!("cluster {cluster}, generation {}", cluster.generation()))?;
     output::line(&format!("agent {agent}, node {node}"))?;
     output::line(&format!(
-        "log index {} of term {}, committed at least up to {}",
-        found.last_index, found.term, found.committed_index
+        "log index {} of term {}, committed at least up to {}; term {} was heard of",
+        found.last_index, found.last_term, found.committed_index, found.term
     ))?;
     output::line(&format!(
         "{} leases, {} waiters, longest ttl {:?}, last token {}",
@@ -190,6 +190,7 @@ fn survey_json(found: &Survey) -> Value {
         "agent": found.agent.to_string(),
         "node": found.node.to_string(),
         "term": found.term,
+        "last_term": found.last_term,
         "last_index": found.last_index,
         "committed_index": found.committed_index,
         "last_token": found.last_token.to_string(),

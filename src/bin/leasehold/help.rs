@@ -180,9 +180,10 @@ Example:
 
 /// `danger survey`'s.
 pub(crate) const SURVEY: &str = "\
-Nothing is changed. Of several directories that are left, recover the one with the largest last_index of the largest term.
+Nothing is changed. Of several directories that are left, recover the one with the largest last_term, and of those the one
+with the largest last_index.
 
-With --json: cluster, generation, agent, node, term, last_index, committed_index, last_token, leases, waiters,
+With --json: cluster, generation, agent, node, term, last_term, last_index, committed_index, last_token, leases, waiters,
 longest_ttl_ms, members (agent, node, address, voter).
 
 Example:

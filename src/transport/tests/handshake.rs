@@ -101,11 +101,26 @@ fn another_cluster_is_refused_on_both_sides_and_both_are_named() {
     assert!(receive(&identity(), &head, body, "").is_ok());
 }
 
+/// Two copies of one directory, each recovered: two clusters.
+#[test]
+fn two_recoveries_of_one_cluster_are_strangers() {
+    let founded = ClusterId::of_founding(0x0a);
+    let [one, two] = [1, 2].map(|drawn| Identity { cluster: founded.next_generation(drawn), ..identity() });
+    let bytes = hello(&one, Lane::Control);
+    let (head, body) = split(&bytes);
+    let rejection = receive(&two, &head, body, "").unwrap_err();
+    assert_eq!(rejection.code, RejectCode::Cluster);
+    let (one, two) = (one.cluster.unwrap(), two.cluster.unwrap());
+    assert!(one.has_founding_of(two) && one.generation() == 1 && two.generation() == 1);
+    assert!(!one.is_before(two) && !two.is_before(one));
+    assert!(founded.is_before(one) && one.is_before(two.next_generation(1).unwrap()));
+}
+
 #[test]
 fn another_generation_is_refused_on_both_sides_and_the_older_one_is_named() {
     let founded = ClusterId::of_founding(0x0a);
     let old = Identity { cluster: Some(founded), agent: AgentName::new("old").unwrap(), ..identity() };
-    let new = Identity { cluster: founded.next_generation(), ..identity() };
+    let new = Identity { cluster: founded.next_generation(7), ..identity() };
     let told = |caller: &Identity, called: &Identity| {
         let bytes = hello(caller, Lane::Control);
         let (head, body) = split(&bytes);

@@ -14,8 +14,8 @@
 //!    holder of the old cluster may believe any more: either somebody states that ([`Holders::Gone`]), or the recovery
 //!    waits for as long as the longest lease can live ([`Holders::WaitOut`]). A holder believes for `ttl × (1 − drift)` of
 //!    its clock, in which this machine's advances by less than `ttl`, and its last renewal was before the waiting began.
-//!    The leases that the copy knows of stay held, and run out a ttl after the new cluster has a leader, unless a client
-//!    that still holds one renews it: then nobody else was ever granted it.
+//!    The leases that the copy knows of stay held, and run out a ttl after the new cluster has a leader: whoever had them is
+//!    of the old generation, whose requests are refused.
 //! 2. **Tokens that go back** (L2). New ones begin above the wall clock's `ms << 20`, as those of a cluster that is founded
 //!    anew do, and by the same argument: the lost majority's began at its founding's `ms << 20`, or at its last
 //!    recovery's, so to come above it would have had to grant a million leases in each millisecond since. Where the clock

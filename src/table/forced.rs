@@ -9,7 +9,7 @@
 //!   below where this log begins, and is told that it lags, with what holds now.
 //! - *Ended ids* (L7): the memory is emptied, and its horizon is `index`. An id may have ended after this copy's last
 //!   entry, so that the memory has a hole; but whatever was drawn before the recovery carries a `seen` below the horizon, and
-//!   is refused as too old, whether it has ended or not. Those who hold or wait by this copy are answered as before.
+//!   is refused as too old, whether it has ended or not. What is held or waits by this copy stays, and ends by its ttl.
 
 use super::{EndedIds, Table};
 use crate::Token;

@@ -259,13 +259,13 @@ async fn recover_by(path: PathBuf, recovery: Recovery, step: Step) -> Result<Rec
 fn floor(given: Option<Token>, last: Token) -> Result<Token, RecoverError> {
     let wall_unix_ms = clock::wall_unix_ms();
     let floor = Token::floor_of_founding(wall_unix_ms);
-    // The copy's last is not the lost majority's: whatever a clock or an operator says, more is left than it can have granted.
+    // The copy's last, which an operator may name, is not the lost majority's: more is left than it can have granted.
     let beyond = floor.max(Token::new(last.get().saturating_add(FORCED_TOKEN_STEP)));
     match given {
         Some(given) if given < last => Err(RecoverError::TokensBelow { given, last }),
         Some(given) => Ok(given.max(beyond)),
         None if floor <= last => Err(RecoverError::ClockBehind { wall_unix_ms, floor, last }),
-        None => Ok(beyond),
+        None => Ok(floor),
     }
 }
 

@@ -108,13 +108,13 @@ mod tests {
         let mut paced = Paced::new(input, || span.get());
         let mut now = |what: &str| paced.next().now_or_never().unwrap_or_else(|| panic!("{what}"));
         now("the first");
-        tokio::time::advance(ms(19)).await;
+        tokio::time::advance(ms(15)).await;
         assert!(paced.next().now_or_never().is_none());
-        tokio::time::advance(ms(2)).await;
+        tokio::time::advance(ms(10)).await;
         let mut now = |what: &str| paced.next().now_or_never().unwrap_or_else(|| panic!("{what}"));
         now("a full one");
         now("what comes after a full one");
-        tokio::time::advance(ms(21)).await;
+        tokio::time::advance(ms(25)).await;
         span.set(Duration::ZERO);
         let mut now = |what: &str| paced.next().now_or_never().unwrap_or_else(|| panic!("{what}"));
         now("one to a voter");

@@ -21,6 +21,7 @@ const ANSWER_UNIT_BYTES: usize = 1_024;
 
 /// See [`Guests::tells`].
 const TELLS_EVERY: Duration = Duration::from_secs(1);
+const TELLS_MOST: u32 = 8;
 
 type Key = (Role, AgentName);
 
@@ -38,8 +39,9 @@ struct Book {
     greeting: BTreeMap<IpAddr, BTreeMap<u64, CancellationToken>>,
     /// How many there have been.
     greeted: u64,
-    /// When somebody who was refused was told of last, and how many were refused since.
-    told: Option<Moment>,
+    /// Since when, and how many were told of who were refused; and how many more there were.
+    telling: Option<Moment>,
+    told: u32,
     untold: u64,
     connections: usize,
     peers: BTreeMap<Key, Peer>,
@@ -104,15 +106,18 @@ impl Guests {
         Some(Greeting { guests: self.clone(), host, number, displaced })
     }
 
-    /// Of those who are refused, one a second is told of, so that strangers don't fill a log: how many were not since the last
-    /// one that was, or `None` where this one is not either.
+    /// Of those who are refused, a few in each second are told of, so that strangers don't fill a log: how many were not since
+    /// the last one that was, or `None` where this one is not either.
     pub(super) fn tells(&self, now: Moment) -> Option<u64> {
         let mut book = self.book();
-        if book.told.is_some_and(|told| now.since(told) < TELLS_EVERY) {
+        if book.telling.is_none_or(|since| now.since(since) >= TELLS_EVERY) {
+            (book.telling, book.told) = (Some(now), 0);
+        }
+        if book.told == TELLS_MOST {
             book.untold += 1;
             return None;
         }
-        book.told = Some(now);
+        book.told += 1;
         Some(std::mem::take(&mut book.untold))
     }
 
@@ -296,10 +301,11 @@ mod tests {
     }
 
     #[test]
-    fn of_those_who_are_refused_one_a_second_is_told_of() {
+    fn of_those_who_are_refused_a_few_in_a_second_are_told_of() {
         let (guests, at) = (Guests::new(quotas()), |ms: u64| Moment::from_nanos(ms * 1_000_000));
-        let told: Vec<_> = [5_000, 5_001, 5_999, 6_000, 6_500, 9_000].map(|ms| guests.tells(at(ms))).into();
-        assert_eq!(told, [Some(0), None, None, Some(2), None, Some(1)]);
+        assert!((0..TELLS_MOST).all(|n| guests.tells(at(5_000 + u64::from(n))) == Some(0)));
+        let told: Vec<_> = [5_500, 5_999, 6_000, 6_500].map(|ms| guests.tells(at(ms))).into();
+        assert_eq!(told, [None, None, Some(2), Some(0)]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The answering side: accepts, greets, and runs what is asked.
 //!
 //! Whoever connects is a stranger until the handshake is done: it costs a bounded buffer, one of the places for handshakes
-//! and at most the handshake's time, and one line a second in the log for all of them. What lies beyond the places is closed at once, so that
+//! and at most the handshake's time, and a few lines a second in the log for all of them. What lies beyond the places is closed at once, so that
 //! strangers can't use up the connections of those who are known. What these may have in hand, `guests.rs` counts.
 
 use std::{net::SocketAddr, sync::Arc, task::Poll, time::Duration};

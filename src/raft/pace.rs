@@ -60,7 +60,11 @@ where
         if next.as_ref().is_some_and(|request| (request.entries.len() as u64) < ENTRIES_PER_APPEND_MAX) {
             let pause = (this.pause)();
             if !pause.is_zero() {
-                this.resting = Some(Box::pin(runtime::sleep(pause)));
+                let mut resting = Box::pin(runtime::sleep(pause));
+                // From now on, and not from when it is looked at next.
+                if resting.as_mut().poll(cx).is_pending() {
+                    this.resting = Some(resting);
+                }
             }
         }
         Poll::Ready(next)

@@ -466,7 +466,8 @@ mod tests {
             let mut spoiled = sound.clone();
             let call = &mut spoiled.calls[number];
             let what = match (&call.asked, call.answer.clone()) {
-                (_, Answered::Holder(Some(token))) => {
+                // Over a long call the lease before was held for a while as well.
+                (_, Answered::Holder(Some(token))) if call.ended.is_some_and(|end| end - call.began < S) => {
                     call.answer = Answered::Holder(Some(Token::new(token.get() - 1)));
                     &mut readings
                 }

@@ -22,8 +22,8 @@ pub const WAITERS_PER_NAME_MAX: usize = 100_000;
 /// How many log indexes above the last one that its copy has a forced recovery goes on: more than a lost majority can
 /// have written beyond it (at a million entries a second, 12 days' worth).
 pub const FORCED_INDEX_STEP: u64 = 1 << 40;
-/// By how much tokens go on above the last one of a copy, at least, in a forced recovery that is told where: more than a lost
-/// majority can have granted beyond the copy; as much as 4 s of the clock are worth.
+/// How many tokens are left out, at least, above the last one of a copy, in a forced recovery that is told where tokens go on:
+/// more than a lost majority can have granted beyond the copy; as many as 4 s of the clock are worth.
 pub const FORCED_TOKEN_STEP: u64 = 1 << 32;
 /// The longest that an agent works on one question of a client's.
 pub const ASK_MAX: Duration = Duration::from_secs(30);

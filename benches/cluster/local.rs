@@ -160,8 +160,8 @@ where
     rate
 }
 
-/// So many pairs of acquire and release.
-pub(crate) async fn pairs(agent: &Agent, tasks: usize, pairs: usize) {
+/// So many pairs of acquire and release, or a few less, as many for each task; returns how many.
+pub(crate) async fn pairs(agent: &Agent, tasks: usize, pairs: usize) -> usize {
     let running: Vec<_> = (0..tasks)
         .map(|task| {
             let agent = agent.clone();
@@ -176,6 +176,7 @@ pub(crate) async fn pairs(agent: &Agent, tasks: usize, pairs: usize) {
     for task in running {
         task.await.expect("a task of the benchmark");
     }
+    pairs / tasks * tasks
 }
 
 /// So many leases that stay, and as many waiters that wait for one of them: as long as what is returned is there.

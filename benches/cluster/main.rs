@@ -329,29 +329,17 @@ fn held(options: &Options, folder: &Path, report: &mut Report) {
 
 /// What many pairs leave on the disk.
 async fn disk(options: &Options, folder: &Path, report: &mut Report) {
-    const MILLION: u64 = 1_000_000;
-    const TASKS: u64 = 512;
+    const MILLION: usize = 1_000_000;
+    const TASKS: usize = 512;
     let folder = folder.join("disk");
     std::fs::create_dir_all(&folder).expect("a folder");
     let cluster = Local::start(Some(&folder)).await;
     let leader = cluster.leader().await;
     let pairs = if options.long { MILLION } else { options.pick(20_000, 50_000) };
     let (began, mut done, mut half, mut peak) = (Instant::now(), 0, 0.0, 0.0_f64);
-    const SLICES: u64 = 10;
+    const SLICES: usize = 10;
     for slice in 0..SLICES {
-        let tasks = (0..TASKS).map(|task| {
-            let leader = leader.clone();
-            tokio::spawn(async move {
-                for _ in 0..pairs / SLICES / TASKS {
-                    let lease = leader.acquire(&format!("bench/disk/{task}")).await.expect("a free name");
-                    lease.release().await.expect("a release");
-                }
-            })
-        });
-        for task in tasks.collect::<Vec<_>>() {
-            task.await.expect("a task of the benchmark");
-        }
-        done += pairs / SLICES / TASKS * TASKS;
+        done += local::pairs(&leader, TASKS, pairs / SLICES).await;
         let size = largest(&folder);
         peak = peak.max(size);
         if slice + 1 == SLICES / 2 {

@@ -4,35 +4,20 @@
 use std::sync::Arc;
 
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
+    VoteResponse,
 };
-
-use serde::{Deserialize, Serialize};
 
 use super::{
     log::Log,
     network::Piece,
-    types::{Entry, LogId, Member, SnapshotMeta, Types, Vote},
+    types::{Append, Entry, LogId, Member, SnapshotMeta, Types, Vote},
 };
 use crate::{
     codec::FORMAT_VERSION,
     fuzz::{Choices, withstands},
     storage::{MemoryJournal, Recovered},
 };
-
-/// openraft's has no equality.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(transparent)]
-struct Append(AppendEntriesRequest<Types>);
-
-impl PartialEq for Append {
-    fn eq(&self, other: &Self) -> bool {
-        let AppendEntriesRequest { vote, prev_log_id, entries, leader_commit } = &self.0;
-        (vote, prev_log_id, entries, leader_commit)
-            == (&other.0.vote, &other.0.prev_log_id, &other.0.entries, &other.0.leader_commit)
-    }
-}
 
 /// One for each form.
 pub(crate) const FORMS: &[fn(&[u8])] = &[

@@ -15,12 +15,11 @@ use openraft::{
         TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
-use serde::{Deserialize, Serialize};
 
 use super::{
     log::Log,
     network::Piece,
-    types::{Entry, LogId, Member, Proposal, SnapshotMeta, StoredMembership, Types, Vote, leader_of},
+    types::{Append, Entry, LogId, Member, Proposal, SnapshotMeta, StoredMembership, Types, Vote, leader_of},
 };
 use crate::{
     codec, golden,
@@ -105,19 +104,6 @@ fn votes_log_ids_and_snapshot_descriptions_are_encoded_as_ever() {
         golden::check("raft/snapshot_meta_empty", &SnapshotMeta::default()),
     ];
     golden::withstands::<SnapshotMeta>(&metas);
-}
-
-/// openraft's has no equality.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(transparent)]
-struct Append(AppendEntriesRequest<Types>);
-
-impl PartialEq for Append {
-    fn eq(&self, other: &Self) -> bool {
-        let AppendEntriesRequest { vote, prev_log_id, entries, leader_commit } = &self.0;
-        (vote, prev_log_id, entries, leader_commit)
-            == (&other.0.vote, &other.0.prev_log_id, &other.0.entries, &other.0.leader_commit)
-    }
 }
 
 #[test]

@@ -74,3 +74,18 @@ pub(super) fn leader_of(term: u64) -> openraft::type_config::alias::CommittedLea
     use openraft::vote::RaftLeaderId as _;
     openraft::impls::leader_id_std::LeaderId { term, voted_for: NodeId::default() }.to_committed()
 }
+
+/// A replication message that can be compared, as tests and the fuzzer do: openraft's has no equality.
+#[cfg(any(test, feature = "test-support"))]
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Append(pub(super) openraft::raft::AppendEntriesRequest<Types>);
+
+#[cfg(any(test, feature = "test-support"))]
+impl PartialEq for Append {
+    fn eq(&self, other: &Self) -> bool {
+        let openraft::raft::AppendEntriesRequest { vote, prev_log_id, entries, leader_commit } = &self.0;
+        (vote, prev_log_id, entries, leader_commit)
+            == (&other.0.vote, &other.0.prev_log_id, &other.0.entries, &other.0.leader_commit)
+    }
+}

@@ -303,15 +303,8 @@ async fn a_long_chain_is_refused_unread() {
 async fn new_certificates_that_the_other_side_does_not_know_yet_cost_no_connection() {
     let dir = tempfile::tempdir().unwrap();
     let (old, new) = (Authority::new(), Authority::new());
-    let (server_tls, _) = files(&dir, &old.pem, &old.issue("member", "server"), "server");
-    let (client_tls, _) = files(&dir, &old.pem, &old.issue("client", "client"), "client");
-    for tls in [&server_tls, &client_tls] {
-        tls.loaded().unwrap();
-    }
-    let (_script, server) = serve(settings(&server_tls)).await;
-    let caller = caller(client(), settings(&client_tls));
+    let [(server_tls, server), (client_tls, caller)] = met(&dir, &old).await;
     let peer = to(&server);
-    echo(&caller, &peer).await.unwrap();
     let both = format!("{}{}", old.pem, new.pem);
     new.issue("client", "client").write(dir.path(), "client", &both);
     assert!(client_tls.reload().unwrap());
@@ -371,19 +364,25 @@ fn files(dir: &tempfile::TempDir, ca: &str, issued: &Issued, name: &str) -> (Tls
     (Tls::from_files(ca, cert, key), paths)
 }
 
+/// A server and a caller that have met, and the files of each.
+async fn met(dir: &tempfile::TempDir, authority: &Authority) -> [(Tls, TcpTransport); 2] {
+    let [server_tls, client_tls] = [("member", "server"), ("client", "client")].map(|(role, name)| {
+        let (tls, _) = files(dir, &authority.pem, &authority.issue(role, name), name);
+        tls.loaded().unwrap();
+        tls
+    });
+    let (_script, server) = serve(settings(&server_tls)).await;
+    let caller = caller(client(), settings(&client_tls));
+    echo(&caller, &to(&server)).await.unwrap();
+    [(server_tls, server), (client_tls, caller)]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_of_a_new_authority_take_over_without_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (old, new) = (Authority::new(), Authority::new());
-    let (server_tls, _) = files(&dir, &old.pem, &old.issue("member", "server"), "server");
-    let (client_tls, _) = files(&dir, &old.pem, &old.issue("client", "client"), "client");
-    for tls in [&server_tls, &client_tls] {
-        tls.loaded().unwrap();
-    }
-    let (_script, server) = serve(settings(&server_tls)).await;
-    let caller = caller(client(), settings(&client_tls));
+    let [(server_tls, server), (client_tls, caller)] = met(&dir, &old).await;
     let peer = to(&server);
-    echo(&caller, &peer).await.unwrap();
     // First all trust both; then all show the new ones; then nobody trusts the old one.
     let both = format!("{}{}", old.pem, new.pem);
     let steps = [(&both, &old), (&both, &new), (&new.pem, &new)];

@@ -47,6 +47,9 @@ pub(crate) struct Replica {
     /// The index of the last applied entry, for those who wait for one.
     index: watch::Sender<u64>,
     listener: OnceLock<Weak<dyn Applied>>,
+    /// Hears of everything before the listener.
+    #[cfg(feature = "chaos")]
+    onlooker: OnceLock<Arc<dyn Applied>>,
 }
 
 struct State {
@@ -84,12 +87,20 @@ impl Replica {
             state: RwLock::new(State { table: Table::new(), index: 0, term: 0, events: Vec::new() }),
             index: watch::channel(0).0,
             listener: OnceLock::new(),
+            #[cfg(feature = "chaos")]
+            onlooker: OnceLock::new(),
         })
     }
 
     /// Who hears of changes, from now on. Only the first call counts.
     pub(crate) fn listen(&self, listener: Weak<dyn Applied>) {
         let _ = self.listener.set(listener);
+    }
+
+    /// Who looks on from now on, and hears of changes before anybody else. Only the first call counts.
+    #[cfg(feature = "chaos")]
+    pub(crate) fn show(&self, onlooker: Arc<dyn Applied>) {
+        let _ = self.onlooker.set(onlooker);
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
@@ -134,14 +145,24 @@ impl Replica {
     /// Tells of a membership that is about to be [passed](Self::pass).
     #[cfg(feature = "chaos")]
     pub(crate) fn reconfigured(&self, index: u64, term: u64, configuration: &Configuration) {
-        if let Some(listener) = self.listener.get().and_then(Weak::upgrade) {
-            listener.reconfigured(index, term, configuration);
+        if let Some(onlooker) = self.onlooker.get() {
+            onlooker.reconfigured(index, term, configuration);
         }
     }
 
     fn tell(&self, state: &State) {
-        if let Some(listener) = self.listener.get().and_then(Weak::upgrade) {
+        self.each_listener(|listener| {
             listener.applied(state.index, state.term, &state.events, &state.table);
+        });
+    }
+
+    fn each_listener(&self, tell: impl Fn(&dyn Applied)) {
+        #[cfg(feature = "chaos")]
+        if let Some(onlooker) = self.onlooker.get() {
+            tell(&**onlooker);
+        }
+        if let Some(listener) = self.listener.get().and_then(Weak::upgrade) {
+            tell(&*listener);
         }
     }
 
@@ -165,9 +186,7 @@ impl Replica {
         let mut state = self.write();
         state.table = table;
         (state.index, state.term) = (index, term);
-        if let Some(listener) = self.listener.get().and_then(Weak::upgrade) {
-            listener.replaced(index, &state.table);
-        }
+        self.each_listener(|listener| listener.replaced(index, &state.table));
         drop(state);
         self.index.send_replace(index);
     }

@@ -7,6 +7,8 @@ use super::{
     ground::Ground,
     starting::{Armed, Checked, Origin, Starting},
 };
+#[cfg(feature = "chaos")]
+use crate::replica::Applied;
 use crate::{
     clock::{Clock, SystemClock},
     config::{self, ConfigError, ConfigFault, Timing},
@@ -236,6 +238,13 @@ impl Builder {
     #[cfg(feature = "chaos")]
     pub(crate) fn site(mut self, site: Arc<dyn super::Site>) -> Self {
         self.ground.site = Some(site);
+        self
+    }
+
+    /// Who looks on at what is applied, and hears of it before anybody else.
+    #[cfg(feature = "chaos")]
+    pub(crate) fn onlooker(mut self, onlooker: Arc<dyn Applied>) -> Self {
+        self.ground.onlooker = Some(onlooker);
         self
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Weak},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -35,9 +35,6 @@ pub(crate) trait Site: Send + Sync {
     /// Opens the storage of the agent of this name; one that is used for the first time gets this id.
     fn open(&self, name: &AgentName, new_node_id: NodeId) -> Result<Storage, StorageError>;
 
-    /// Who hears of applied changes, in the place of this one, to whom they are to be passed on.
-    fn listener(&self, hub: Weak<dyn Applied>) -> Weak<dyn Applied>;
-
     /// When a snapshot is taken.
     fn compaction(&self) -> Compaction;
 }
@@ -61,6 +58,9 @@ pub(super) struct Ground {
     /// Where both are simulated; then the others don't count.
     #[cfg(feature = "chaos")]
     pub(super) site: Option<Arc<dyn Site>>,
+    /// Who looks on at what is applied.
+    #[cfg(feature = "chaos")]
+    pub(super) onlooker: Option<Arc<dyn Applied>>,
     /// `None`: in memory.
     pub(super) data_dir: Option<PathBuf>,
     /// `None`: TCP.
@@ -142,15 +142,6 @@ impl Ground {
         let name = name.clone();
         let opened = runtime::spawn_blocking(move || Opened::on_disk(&path, &name, new_node_id)).await;
         Ok(opened.map_err(|_| StartError::Stopped)??)
-    }
-
-    /// Who hears of applied changes: the hub.
-    pub(super) fn listener(&self, hub: Weak<dyn Applied>) -> Weak<dyn Applied> {
-        #[cfg(feature = "chaos")]
-        if let Some(site) = &self.site {
-            return site.listener(hub);
-        }
-        hub
     }
 
     /// When a snapshot is taken.

@@ -147,7 +147,11 @@ impl Starting {
         let hub = Hub::new();
         let recovered = lock(&self.recovered).take().unwrap_or_default();
         let weak: std::sync::Weak<Hub> = Arc::downgrade(&hub);
-        replica.listen(settings.ground.listener(weak));
+        replica.listen(weak);
+        #[cfg(feature = "chaos")]
+        if let Some(onlooker) = &settings.ground.onlooker {
+            replica.show(onlooker.clone());
+        }
         let (consensus, past) = Consensus::build(
             self.node_id,
             &timing,
@@ -156,6 +160,7 @@ impl Starting {
             self.journal.clone(),
             recovered,
             replica.clone(),
+            self.tasks.clone(),
         )
         .await
         .map_err(|error| StartError::Recover {

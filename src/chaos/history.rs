@@ -477,30 +477,10 @@ pub struct Probe {
 }
 
 impl History {
-    /// A watcher of real processes was told of an entry, all of it or a part: it comes into the log, and each of its leases
-    /// is known by its token alone. What goes on is known of several watchers together.
-    pub fn was_told(&mut self, at: Duration, changes: &[Change]) {
-        let Some(index) = changes.first().map(|change| change.index) else { return };
-        let known = self.log.get(&index);
-        if known.is_some_and(|entry| entry.at <= at && entry.changes.len() >= changes.len()) {
-            return;
-        }
-        let at = known.map_or(at, |entry| entry.at.min(at));
-        let changed = |change: &Change| {
-            let token = match &change.kind {
-                ChangeKind::Granted { token, .. } | ChangeKind::Ended { token, .. } => token.get(),
-                ChangeKind::Present { .. } => return None,
-                _ => 0,
-            };
-            let (lease_id, change) = (LeaseId::from_bits(token.into()), change.clone());
-            let (mode, lock_delay) = (Mode::Exclusive, Duration::ZERO);
-            Some(Changed { change, lease_id, from_queue: false, mode, lock_delay })
-        };
-        let told: Vec<Changed> = changes.iter().filter_map(changed).collect();
-        let changes = known.map(|entry| entry.changes.clone()).filter(|known| known.len() > told.len());
-        let changes = changes.unwrap_or(told);
-        if !changes.is_empty() {
-            self.log.insert(index, Committed { term: 0, at, digest: 0, changes });
+    /// This entry had been applied somewhere by then: a watcher had been told of it, say, or a client had what it granted.
+    pub fn happened_by(&mut self, index: u64, at: Duration) {
+        if let Some(entry) = self.log.get_mut(&index) {
+            entry.at = entry.at.min(at);
         }
     }
 

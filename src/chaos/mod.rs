@@ -32,7 +32,7 @@
 //! | `workload.rs`, `ending.rs` | clients that try everything; what must be when everything is mended |
 //! | `history.rs`, `recorder.rs`, `check/` | what a run was like; writing that down; whether each rule held |
 //! | `trial.rs`, `shrink.rs` | a run with its checks; many seeds of it; the few faults that a failing one takes |
-//! | `proxy.rs` | what all this is not: faults for real agents over real TCP |
+//! | `proxy.rs`, `logbook.rs` | what all this is not: faults for real agents over real TCP; what they apply, for `check/` |
 //! | `picture.rs` | a run as an HTML file, for people |
 //! | `trace.rs` | what happened, and its digest |
 //!
@@ -47,6 +47,7 @@ mod draw;
 mod ending;
 pub mod history;
 pub(crate) mod kernel;
+mod logbook;
 mod picture;
 mod proxy;
 mod recorder;
@@ -63,6 +64,7 @@ pub use self::{
     builder::SimBuilder,
     check::Violation,
     history::History,
+    logbook::Logbook,
     picture::picture,
     proxy::{FaultProxy, Line},
     shrink::shrink,

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Every so many entries the whole table is digested: all of them would be most of what a run costs.
-const TABLE_EVERY: u64 = 8;
+pub(super) const TABLE_EVERY: u64 = 8;
 
 /// Where a history is written. Clones write the same one.
 #[derive(Clone)]
@@ -45,8 +45,7 @@ struct Pages {
     holders: BTreeMap<Token, String>,
     /// The life of each agent that goes on.
     alive: BTreeMap<usize, usize>,
-    /// Mode and lock delay of whoever waited or held: one that ends in the entry that grants it is in no table.
-    terms: BTreeMap<LeaseId, (Mode, u64)>,
+    terms: Terms,
 }
 
 impl Recorder {
@@ -154,7 +153,7 @@ impl Recorder {
             pages.history.applied.push(Applied { at, agent, life, index, entry, table });
             let first = !pages.history.log.contains_key(&index);
             if first {
-                let changes = changed(index, events, state, &mut pages.terms);
+                let changes = pages.terms.changed(index, events, state);
                 pages.note(index, Committed { term, at, digest: events_digest, changes });
             }
             first
@@ -267,31 +266,42 @@ impl Pages {
     }
 }
 
-fn changed(
-    index: u64,
-    events: &[Event],
-    table: &Table,
-    terms: &mut BTreeMap<LeaseId, (Mode, u64)>,
-) -> Vec<Changed> {
-    let all = Filter::Prefix(String::new());
-    let mut of = |event: &Event| {
-        let change = Change::of(index, event, &all)?;
-        let (lease_id, from_queue) = match event {
-            Event::Founded { .. } => return None,
-            Event::Granted { lease_id, from_queue, .. } => (*lease_id, *from_queue),
-            Event::Queued { lease_id, .. }
-            | Event::Ended { lease_id, .. }
-            | Event::Left { lease_id, .. }
-            | Event::Closed { lease_id, .. }
-            | Event::Opened { lease_id, .. }
-            | Event::Revoked { lease_id, .. } => (*lease_id, false),
+/// Mode and lock delay of whoever waited or held: one that ends in the entry that grants it is in no table.
+#[derive(Default)]
+pub(super) struct Terms(BTreeMap<LeaseId, (Mode, u64)>);
+
+impl Terms {
+    /// What an entry changed; `table` is the state after it.
+    pub(super) fn changed(&mut self, index: u64, events: &[Event], table: &Table) -> Vec<Changed> {
+        let all = Filter::Prefix(String::new());
+        let mut of = |event: &Event| {
+            let change = Change::of(index, event, &all)?;
+            let (lease_id, from_queue) = match event {
+                Event::Founded { .. } => return None,
+                Event::Granted { lease_id, from_queue, .. } => (*lease_id, *from_queue),
+                Event::Queued { lease_id, .. }
+                | Event::Ended { lease_id, .. }
+                | Event::Left { lease_id, .. }
+                | Event::Closed { lease_id, .. }
+                | Event::Opened { lease_id, .. }
+                | Event::Revoked { lease_id, .. } => (*lease_id, false),
+            };
+            self.learn(lease_id, table);
+            let (mode, lock_delay_ms) = self.0.get(&lease_id).copied().unwrap_or_default();
+            let lock_delay = Duration::from_millis(lock_delay_ms);
+            Some(Changed { change, lease_id, from_queue, mode, lock_delay })
         };
-        if let Some(found) = table.terms_of(&lease_id) {
-            terms.insert(lease_id, found);
+        events.iter().filter_map(&mut of).collect()
+    }
+
+    fn learn(&mut self, id: LeaseId, table: &Table) {
+        if let Some(found) = table.terms_of(&id) {
+            self.0.insert(id, found);
         }
-        let (mode, lock_delay_ms) = terms.get(&lease_id).copied().unwrap_or_default();
-        let lock_delay = Duration::from_millis(lock_delay_ms);
-        Some(Changed { change, lease_id, from_queue, mode, lock_delay })
-    };
-    events.iter().filter_map(&mut of).collect()
+    }
+
+    /// Everything is another's from now on.
+    pub(super) fn replaced(&mut self, table: &Table) {
+        table.all_live().for_each(|(id, _)| self.learn(id, table));
+    }
 }

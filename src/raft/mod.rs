@@ -14,6 +14,7 @@ mod membership;
 pub(crate) mod network;
 mod pace;
 mod pipeline;
+mod proposing;
 #[cfg(feature = "chaos")]
 mod seam;
 mod settings;
@@ -34,8 +35,7 @@ use std::{
 use openraft::{
     Instant as _, ReadPolicy,
     async_runtime::watch::WatchReceiver as _,
-    errors::{ClientWriteError, ForwardToLeader, InitializeError, LinearizableReadError, RaftError},
-    impls::ProgressResponder,
+    errors::{ForwardToLeader, InitializeError, LinearizableReadError, RaftError},
 };
 
 pub(crate) use self::{
@@ -50,7 +50,8 @@ use self::{
     machine::Machine,
     membership::AddressBook,
     network::Network,
-    types::{Answer, Handle, Metrics, Proposal, Types},
+    proposing::Proposing,
+    types::{Handle, Metrics, Types},
 };
 use crate::{
     config::Timing,
@@ -59,7 +60,7 @@ use crate::{
     replica::Replica,
     runtime,
     storage::{Journal, Recovered},
-    table::{Entry, Outcome},
+    tasks::Tasks,
     transport::Transport,
 };
 
@@ -76,6 +77,7 @@ pub(crate) struct Consensus {
     led: Arc<AtomicU64>,
     /// How long an acknowledgement of a quorum counts.
     leader_lease: Duration,
+    proposing: Proposing,
 }
 
 /// What a node finds of its earlier life.
@@ -140,6 +142,7 @@ impl Consensus {
         journal: Arc<dyn Journal>,
         recovered: Recovered,
         replica: Arc<Replica>,
+        tasks: Tasks,
     ) -> io::Result<(Self, Past)> {
         let config = settings::of(timing, compaction).map_err(io::Error::other)?;
         let log = Log::new(journal.clone(), recovered)?;
@@ -151,7 +154,8 @@ impl Consensus {
             .await
             .map_err(io::Error::other)?;
         book.fill(raft.metrics());
-        Ok((Self { raft, log, book, led: Arc::default(), leader_lease: timing.election_timeout_max }, past))
+        let (led, leader_lease) = (Arc::default(), timing.election_timeout_max);
+        Ok((Self { raft, log, book, led, leader_lease, proposing: Proposing::new(tasks) }, past))
     }
 
     /// Starts it.
@@ -176,37 +180,6 @@ impl Consensus {
     /// Whether this node's log has a first entry.
     pub(crate) async fn is_founded(&self) -> Result<bool, ConsensusError> {
         self.raft.is_initialized().await.map_err(|error| ConsensusError::Stopped(error.to_string()))
-    }
-
-    /// Commits the entry and answers what applying it answered.
-    pub(crate) async fn propose(&self, entry: Entry) -> Result<Outcome, ConsensusError> {
-        self.write(entry, None).await
-    }
-
-    /// Commits the entry only if this node leads `term` when it is appended.
-    pub(crate) async fn propose_in(&self, term: u64, entry: Entry) -> Result<Outcome, ConsensusError> {
-        self.write(entry, Some(term)).await
-    }
-
-    async fn write(&self, entry: Entry, term: Option<u64>) -> Result<Outcome, ConsensusError> {
-        let (responder, answer) = ProgressResponder::complete_only();
-        let mut request = self.raft.write(Proposal(Arc::new(entry))).responder(responder);
-        if let Some(term) = term {
-            request = request.with_leader(types::leader_of(term));
-        }
-        request.await.map_err(|error| ConsensusError::Stopped(error.to_string()))?;
-        match answer.await {
-            Ok(Ok(response)) => {
-                let Answer(outcome) = response.data;
-                outcome.ok_or_else(|| ConsensusError::Unknown("the entry has no outcome".to_owned()))
-            }
-            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
-            Ok(Err(error)) => Err(ConsensusError::Unknown(error.to_string())),
-            // The core dropped the responder: it stopped with the entry in flight.
-            Err(_) => {
-                Err(ConsensusError::Unknown("the node stopped while the entry was in flight".to_owned()))
-            }
-        }
     }
 
     /// Makes sure that this node still leads: a quorum acknowledged it *after* this call began.

@@ -1,7 +1,17 @@
 //! openraft held to our storage and our settings.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use bytes::Bytes;
 use openraft::{
     EntryPayload, StorageError,
     raft::{AppendEntriesRequest, SnapshotResponse},
@@ -18,10 +28,12 @@ use super::{
 use crate::{
     AgentName, Timing, codec,
     id::NodeId,
+    limits::PROPOSALS_UNDER_WAY_MAX,
     replica::Replica,
     runtime::watch,
-    storage::{DataDir, DiskJournal, Journal, MemoryJournal, Options, Recovered},
+    storage::{DataDir, DiskJournal, Done, Journal, MemoryJournal, Options, Recovered},
     table::{Command, Entry, Outcome},
+    tasks::Tasks,
     token::Token,
     transport::{Identity, InProcessNetwork, Role, Transport},
 };
@@ -96,6 +108,7 @@ async fn alone(journal: Arc<dyn Journal>, recovered: Recovered) -> (Consensus, A
         journal,
         recovered,
         replica.clone(),
+        Tasks::new(),
     )
     .await;
     let (consensus, _) = built.unwrap();
@@ -162,6 +175,99 @@ async fn a_proposal_for_another_term_changes_nothing() {
     assert_eq!(consensus.propose_in(term, found(7)).await, Ok(Outcome::Founded));
     let confirmed = consensus.confirm().await.unwrap();
     assert_eq!(confirmed.term, term);
+    consensus.shutdown().await;
+}
+
+/// A journal that is slow: it takes entries, and makes them durable when it is told to.
+struct Slow {
+    journal: MemoryJournal,
+    /// What is to be called, while it is slow.
+    held: Mutex<Option<Vec<Done>>>,
+    taken: AtomicUsize,
+}
+
+impl Slow {
+    fn held(&self) -> std::sync::MutexGuard<'_, Option<Vec<Done>>> {
+        self.held.lock().unwrap()
+    }
+}
+
+#[async_trait::async_trait]
+impl Journal for Slow {
+    async fn append(&self, entries: Vec<(u64, Bytes)>, done: Done) -> io::Result<()> {
+        self.taken.fetch_add(entries.len(), Ordering::Relaxed);
+        let done = match &mut *self.held() {
+            Some(held) => {
+                held.push(done);
+                Box::new(|_| ())
+            }
+            None => done,
+        };
+        self.journal.append(entries, done).await
+    }
+
+    async fn save_vote(&self, vote: Bytes) -> io::Result<()> {
+        self.journal.save_vote(vote).await
+    }
+
+    async fn save_committed(&self, committed: Bytes) -> io::Result<()> {
+        self.journal.save_committed(committed).await
+    }
+
+    async fn truncate_after(&self, last: Option<u64>) -> io::Result<()> {
+        self.journal.truncate_after(last).await
+    }
+
+    async fn purge(&self, upto: u64, mark: Bytes) -> io::Result<()> {
+        self.journal.purge(upto, mark).await
+    }
+
+    async fn save_snapshot(&self, meta: Bytes, data: Bytes) -> io::Result<()> {
+        self.journal.save_snapshot(meta, data).await
+    }
+
+    async fn load_snapshot(&self) -> io::Result<Option<(Bytes, Bytes)>> {
+        self.journal.load_snapshot().await
+    }
+
+    async fn close(&self) -> io::Result<()> {
+        self.journal.close().await
+    }
+
+    fn failed(&self) -> Option<String> {
+        self.journal.failed()
+    }
+}
+
+/// Those who ask give up, and ask again; each time another entry would come into the log.
+#[tokio::test]
+async fn a_log_that_is_slow_grows_by_what_may_be_under_way() {
+    let (held, taken) = (Mutex::new(None), AtomicUsize::new(0));
+    let slow = Arc::new(Slow { journal: MemoryJournal::new(), held, taken });
+    let (consensus, _) = alone(slow.clone(), Recovered::default()).await;
+    let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned(), observer: false };
+    consensus.found(BTreeMap::from([(NodeId::from_bits(1), member)])).await.unwrap();
+    let term = until_leading(&consensus).await;
+    assert_eq!(within_10_s(consensus.propose(found(7))).await, Ok(Outcome::Founded));
+
+    *slow.held() = Some(Vec::new());
+    let before = slow.taken.load(Ordering::Relaxed);
+    let grown = || slow.taken.load(Ordering::Relaxed) - before;
+    for _ in 0..3 {
+        let ask = || crate::runtime::timeout(Duration::from_millis(200), consensus.propose(found(9)));
+        let asks = (0..PROPOSALS_UNDER_WAY_MAX).map(|_| ask());
+        let answers = futures_util::future::join_all(asks).await;
+        assert!(answers.iter().all(Result::is_err), "nothing is decided");
+    }
+    assert_eq!(grown(), PROPOSALS_UNDER_WAY_MAX);
+    // The leader's own are not kept waiting: it may have to expire leases.
+    let own = crate::runtime::timeout(Duration::from_millis(200), consensus.propose_in(term, found(9))).await;
+    assert!(own.is_err());
+    assert_eq!(grown(), PROPOSALS_UNDER_WAY_MAX + 1);
+
+    let held = slow.held().take().unwrap();
+    held.into_iter().for_each(|done| done(Ok(())));
+    assert_eq!(within_10_s(consensus.propose(found(9))).await, Ok(Outcome::AlreadyFounded));
     consensus.shutdown().await;
 }
 

@@ -143,7 +143,8 @@ impl Hosts {
         if host + 1 < self.count() {
             let (name, rate) = (format!("agent-{host}"), self.hosts[host].rates.0);
             let (data, address, founders) = (data.display(), agent_at(host), founders.join(" "));
-            let asked = format!("{name} {data} {rate} {address} {founders}");
+            let logbook = skewed::logbook(self.dir.path(), host);
+            let asked = format!("{name} {data} {} {rate} {address} {founders}", logbook.display());
             let mut command = self.there(host, &std::env::current_exe().unwrap(), "agent");
             command.args(["agent", "--exact", "--nocapture"]).env(AGENT, asked);
             self.hosts[host].agent = Some(command.spawn().unwrap());

@@ -1,13 +1,17 @@
 //! Clocks at another rate. The product reads its clock without libc, so that no preloaded library can change it; it is
 //! handed one of our own, by agents and workers that are this test binary. The true time is the machine's.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use leasehold::{Agent, Clock, Moment, SystemClock};
+use leasehold::{Agent, Clock, Moment, SystemClock, chaos::Logbook};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-/// In the environment of an agent that is this test binary: its name, its data directory, its clock's rate, its address, and
-/// the founders, each after a space.
+/// In the environment of an agent that is this test binary: its name, its data directory, its logbook, its clock's rate, its
+/// address, and the founders, each after a space.
 pub(crate) const AGENT: &str = "LEASEHOLD_TEST_AGENT";
 /// What is declared of clocks, unless told: each within 1 % of true time. In millionths.
 const BOUND_PPM: i64 = 10_000;
@@ -39,17 +43,23 @@ pub(crate) fn rates(hosts: usize, seed: u64) -> (Vec<i64>, Vec<i64>) {
     (draw(end), draw(end))
 }
 
+/// Where an agent that is this test binary writes what it applies.
+pub(crate) fn logbook(dir: &Path, host: usize) -> PathBuf {
+    dir.join(format!("agent-{host}.logbook"))
+}
+
 /// An agent until it has stepped down, or is killed. It ends with the codes that `leasehold agent` has.
 pub(crate) fn serve(asked: &str) -> ! {
     let mut words = asked.split(' ');
-    let (name, data, rate) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
-    let address = words.next().unwrap();
+    let mut word = || words.next().unwrap();
+    let (name, data, logbook, rate, address) = (word(), word(), word(), word(), word());
     let clock = Arc::new(Skewed(rate.parse().unwrap()));
     tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let code = runtime.block_on(async {
         let agent =
             Agent::builder(name).listen(address).founders(words).data_dir(Path::new(data)).clock(clock);
+        let agent = Logbook::append_to(logbook).unwrap().keep(agent);
         match agent.ttl(Duration::from_secs(2)).danger_plaintext().start().await {
             Ok(agent) => {
                 while agent.status().stopped.is_none() {

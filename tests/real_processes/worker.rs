@@ -58,6 +58,13 @@ impl Line {
     }
 }
 
+/// A checker would take it for a bound from when the grant was applied; here that may be known too late.
+pub(crate) fn without_ttl(change: &mut Change) {
+    if let ChangeKind::Granted { ttl, .. } = &mut change.kind {
+        *ttl = Duration::ZERO;
+    }
+}
+
 struct Desk {
     log: File,
     fences: BTreeMap<&'static str, (Fence, File)>,
@@ -133,10 +140,7 @@ async fn watch(desk: Rc<Desk>, client: Client) {
     let mut watch = client.watch_prefix("").await.unwrap().since(0);
     while let Some(mut change) = watch.next().await {
         let at = now();
-        // A checker would take it for a bound from when it was told.
-        if let ChangeKind::Granted { ttl, .. } = &mut change.kind {
-            *ttl = Duration::ZERO;
-        }
+        without_ttl(&mut change);
         let line = format!("told {at} {}\n", serde_json::to_string(&change).unwrap());
         let _ = (&desk.log).write_all(line.as_bytes());
     }

@@ -17,7 +17,7 @@ use super::{
     fault::Fault,
     network::{Death, Network},
     points::{PointEffect, Points},
-    site::SimSite,
+    site::{Ear, SimSite},
     weather::Weather,
 };
 use crate::{
@@ -55,8 +55,6 @@ pub(crate) struct Setup {
 #[derive(Default)]
 struct Seat {
     agent: Option<Agent>,
-    /// It hears what the agent applies, and nobody else keeps it.
-    site: Option<Arc<SimSite>>,
     /// Why it did not start.
     error: Option<String>,
     lives: u32,
@@ -283,7 +281,7 @@ impl Fleet {
         self.0.recorder.died(agent);
         // First the tasks, then what they shared: its destructors find a machine on which nothing can be started.
         self.0.kernel.kill(machine(agent));
-        let old = self.0.seats.borrow_mut().get_mut(agent).map(|seat| (seat.agent.take(), seat.site.take()));
+        let old = self.0.seats.borrow_mut().get_mut(agent).map(|seat| seat.agent.take());
         drop(old);
         drop(remains);
         if death == Death::Silent {
@@ -301,19 +299,17 @@ impl Fleet {
         network.power_up(&address(agent));
         kernel.revive(machine(agent));
         let disk = self.0.disks[agent].clone();
-        let (site, life, (joins, observer, list)) = {
+        let (life, (joins, observer, list)) = {
             let mut seats = self.0.seats.borrow_mut();
             let Some(seat) = seats.get_mut(agent) else { return };
             seat.lives += 1;
             seat.error = None;
-            let notes = (tracer.clone(), recorder.clone());
-            let site = SimSite::new((agent, seat.lives), network.clone(), disk, notes, setup.compaction);
-            let site = Arc::new(site);
-            seat.site = Some(site.clone());
-            (site, seat.lives, (seat.joins, seat.observer, seat.list.clone()))
+            (seat.lives, (seat.joins, seat.observer, seat.list.clone()))
         };
         recorder.born(agent);
         tracer.note(Event::Started { agent, life });
+        let site = SimSite::new(agent, network.clone(), disk, recorder.clone(), setup.compaction);
+        let ear = Ear { agent, life, tracer: tracer.clone(), recorder: recorder.clone() };
         let clock = NodeClock { clocks: kernel.clocks().clone(), node: machine(agent) };
         let dead_after = setup.timing.election_timeout_max * DEAD_ELECTIONS;
         let builder = Agent::builder(format!("agent-{agent}"))
@@ -323,7 +319,8 @@ impl Fleet {
             .dead_after(dead_after)
             .forget_after(dead_after * 2)
             .clock(Arc::new(clock))
-            .site(site);
+            .onlooker(Arc::new(ear))
+            .site(Arc::new(site));
         let builder = match joins {
             false => {
                 let founders = list.unwrap_or_else(|| (0..setup.agents).collect());

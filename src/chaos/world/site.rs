@@ -1,9 +1,6 @@
 //! What one life of a simulated agent stands on: its end of the network, its disk, and an ear for what it applies.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, OnceLock, Weak},
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{disk::Disk, journal::DiskJournal, network::Network};
 use crate::{
@@ -27,23 +24,19 @@ pub(super) struct SimSite {
     agent: usize,
     network: Network,
     disk: Disk,
-    tracer: Tracer,
     compaction: Compaction,
     recorder: Recorder,
-    /// Which of the agent's lives it is.
-    life: u32,
-    ear: OnceLock<Arc<Ear>>,
 }
 
 impl SimSite {
     pub(super) fn new(
-        (agent, life): (usize, u32),
+        agent: usize,
         network: Network,
         disk: Disk,
-        (tracer, recorder): (Tracer, Recorder),
+        recorder: Recorder,
         compaction: Compaction,
     ) -> Self {
-        Self { agent, network, disk, tracer, compaction, recorder, life, ear: OnceLock::new() }
+        Self { agent, network, disk, compaction, recorder }
     }
 }
 
@@ -70,31 +63,18 @@ impl Site for SimSite {
         })
     }
 
-    fn listener(&self, hub: Weak<dyn Applied>) -> Weak<dyn Applied> {
-        let ear = Arc::new(Ear {
-            agent: self.agent,
-            life: self.life,
-            tracer: self.tracer.clone(),
-            recorder: self.recorder.clone(),
-            hub: hub.clone(),
-        });
-        let weak: Weak<Ear> = Arc::downgrade(&ear);
-        // An agent is started once; whoever came second would be heard by nobody.
-        if self.ear.set(ear).is_ok() { weak } else { hub }
-    }
-
     fn compaction(&self) -> Compaction {
         self.compaction
     }
 }
 
-/// Traces and records what is applied, and passes it on.
-struct Ear {
-    agent: usize,
-    life: u32,
-    tracer: Tracer,
-    recorder: Recorder,
-    hub: Weak<dyn Applied>,
+/// Traces and records what is applied.
+pub(super) struct Ear {
+    pub(super) agent: usize,
+    /// Which of the agent's lives it is.
+    pub(super) life: u32,
+    pub(super) tracer: Tracer,
+    pub(super) recorder: Recorder,
 }
 
 impl Applied for Ear {
@@ -107,9 +87,6 @@ impl Applied for Ear {
         self.recorder.applied((agent, self.life), (index, term, told), events, table);
         for change in changes {
             self.tracer.note(Event::Lease { agent, index, change });
-        }
-        if let Some(hub) = self.hub.upgrade() {
-            hub.applied(index, term, events, table);
         }
     }
 
@@ -127,8 +104,5 @@ impl Applied for Ear {
     fn replaced(&self, index: u64, table: &Table) {
         self.tracer.note(Event::Installed { agent: self.agent, index });
         self.recorder.installed((self.agent, self.life), index, table);
-        if let Some(hub) = self.hub.upgrade() {
-            hub.replaced(index, table);
-        }
     }
 }

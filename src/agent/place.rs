@@ -48,7 +48,7 @@ impl Node {
     /// The leader's reason for not listing it.
     pub(crate) async fn take_place(&self) -> Result<(), String> {
         let silent = self.timing.election_timeout_max * SILENT_ELECTIONS;
-        let (began, led) = (self.clock.now(), self.consensus.led());
+        let (mut began, led) = (self.clock.now(), self.consensus.led());
         let mut report = Report::new(self.clock.as_ref());
         let mut asked = BTreeMap::new();
         loop {
@@ -59,10 +59,13 @@ impl Node {
             if is_right && is_led || self.is_closing() {
                 return Ok(());
             }
-            // A founder hears of its own founding from whoever forms the cluster.
-            let waits = is_right || listed.is_none() && self.is_founder;
+            // A founder hears of its own founding from whoever forms the cluster. One that knows of members was listed once.
+            let waits = is_right || membership.members.is_empty() && self.is_founder;
             let mut pause = PAUSE;
-            if !waits || self.clock.now().since(began) >= silent {
+            let now = self.clock.now();
+            // A clock that went back makes nobody wait for all that it lost.
+            began = began.min(now);
+            if !waits || now.since(began) >= silent {
                 if self.ask_around(&membership, &mut asked).await? {
                     pause = LOOKS_EVERY;
                 }
@@ -167,7 +170,7 @@ impl Node {
 
     async fn leave_membership(&self) -> Result<(), Failure> {
         let patience = LEAVE_AT_MOST + self.timing.election_timeout_max * LEAVE_ELECTIONS;
-        let until = self.clock.now() + patience;
+        let mut until = self.clock.now() + patience;
         let request = Request::Depart { node: self.holder.node };
         loop {
             let tried = if self.consensus.leadership().leading {
@@ -183,7 +186,9 @@ impl Node {
             };
             let Err(failure) = tried else { return Ok(()) };
             // What can't be now may be possible in a moment: one of the others restarts, or has just begun to lead.
-            if matches!(failure, Failure::Stopped(_)) || self.clock.now() >= until {
+            let now = self.clock.now();
+            until = until.min(now + patience);
+            if matches!(failure, Failure::Stopped(_)) || now >= until {
                 return Err(match failure {
                     Failure::NotLeader { .. } => Failure::Unavailable("no leader was found".to_owned()),
                     failure => failure,

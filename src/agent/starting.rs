@@ -12,7 +12,7 @@ use super::{
     hub::Hub,
     leader::Leader,
     node::Node,
-    route::Router,
+    route::{Gate, Router},
     serve::Service,
 };
 use crate::{
@@ -157,8 +157,7 @@ impl Starting {
             &timing,
             settings.ground.compaction(),
             self.transport.clone(),
-            self.journal.clone(),
-            recovered,
+            (self.journal.clone(), recovered),
             replica.clone(),
             self.tasks.clone(),
         )
@@ -216,6 +215,7 @@ impl Starting {
                 transport: self.transport.clone(),
                 clock: settings.clock.clone(),
                 patience,
+                gate: Gate::default(),
             },
             consensus: consensus.clone(),
             replica,

@@ -100,7 +100,6 @@ impl Logbook {
     }
 
     /// The agent that is built by this writes it.
-    #[must_use]
     pub fn keep(self, builder: Builder) -> Builder {
         builder.onlooker(Arc::new(Writer(Mutex::new(State { file: Some(self.0), terms: Terms::default() }))))
     }

@@ -139,8 +139,7 @@ impl Consensus {
         timing: &Timing,
         compaction: Compaction,
         transport: Arc<dyn Transport>,
-        journal: Arc<dyn Journal>,
-        recovered: Recovered,
+        (journal, recovered): (Arc<dyn Journal>, Recovered),
         replica: Arc<Replica>,
         tasks: Tasks,
     ) -> io::Result<(Self, Past)> {

@@ -105,8 +105,7 @@ async fn alone(journal: Arc<dyn Journal>, recovered: Recovered) -> (Consensus, A
         &timing,
         compaction,
         transport,
-        journal,
-        recovered,
+        (journal, recovered),
         replica.clone(),
         Tasks::new(),
     )

@@ -157,10 +157,6 @@ impl Caretaker {
     }
 
     async fn next_step(&self, look: &Look) -> Result<(), Failure> {
-        if look.upon.is_joint {
-            tracing::info!("a change of voters that an earlier leader left half done is ended");
-            return self.change(look.term, &look.upon, Change::Settle).await;
-        }
         if !look.upon.members.get(&self.node).is_some_and(|(_, votes)| *votes) {
             // A change that a dead leader began has taken its vote. It would lead on, and could change nothing.
             tracing::info!("this leader votes no more, and hands leadership over");
@@ -173,7 +169,7 @@ impl Caretaker {
         }
     }
 
-    /// Looks, and decides upon a change and makes it, in a task of its own; one at a time.
+    /// Looks, and decides upon a change and makes it, in a task of its own; one at a time, and none upon one that is half done.
     async fn alone<F>(
         self: &Arc<Self>,
         decide: impl FnOnce(Arc<Self>, Look) -> F + Send + 'static,
@@ -187,7 +183,7 @@ impl Caretaker {
         let (tell, told) = oneshot::channel();
         let caretaker = self.clone();
         self.tasks.spawn(async move {
-            let changed = match caretaker.look() {
+            let changed = match caretaker.look_at_what_is_settled().await {
                 Ok(look) => decide(caretaker, look).await,
                 Err(failure) => Err(failure),
             };
@@ -195,6 +191,19 @@ impl Caretaker {
             let _ = tell.send(changed);
         });
         told.await.unwrap_or_else(|_| Err(Failure::Stopped("the agent is stopping".to_owned())))
+    }
+
+    /// Ends a change of voters that an earlier leader left half done, before anything else is decided: of what is half done
+    /// both the old voters and the new would count as voters.
+    async fn look_at_what_is_settled(&self) -> Result<Look, Failure> {
+        let look = self.look()?;
+        if !look.upon.is_joint {
+            return Ok(look);
+        }
+        tracing::info!("a change of voters that an earlier leader left half done is ended");
+        self.change(look.term, &look.upon, Change::Settle).await?;
+        self.settled().await?;
+        self.look()
     }
 
     /// The members, as this node sees them if it leads.
@@ -326,9 +335,6 @@ impl Caretaker {
             return refused(format!(
                 "this cluster has {MEMBERS_MAX} members, and there can't be more; remove some"
             ));
-        }
-        if look.upon.is_joint {
-            return Err(Failure::Unavailable("voters are being changed".to_owned()));
         }
         tracing::info!(agent = member.agent, %node, address = member.addr, joins = known.is_none(), "a member says where it is");
         self.change(look.term, &look.upon, Change::Set(node, member)).await

@@ -327,7 +327,9 @@ fn operations(history: &History) -> Vec<Operation<Table>> {
                     ));
                 }
             }
-            (Asked::Release(id) | Asked::Transfer { id, .. }, _) if told.ended.remove(id).is_some() => {
+            // Of several calls about one lease, the one that was told so.
+            (Asked::Release(id) | Asked::Transfer { id, .. }, _) if told.ended.get(id) == Some(&span) => {
+                told.ended.remove(id);
                 operations.push(operation(name, Step::IsOver(*id), span));
             }
             _ => {}
@@ -378,6 +380,8 @@ pub(crate) fn check(history: &History) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use std::panic::catch_unwind;
+
+    use leasehold::{Name, TransferTo};
 
     use super::*;
 
@@ -445,6 +449,34 @@ mod tests {
         assert!(!with(at(5, 6, changes([Part::Queues(id(3)), Part::Queues(id(3))]))), "queued twice");
         assert!(!with(at(5, 6, changes([end(1)]))), "free while somebody waits");
         assert!(!with(at(5, 6, Step::IsRevoked(Token::new(1)))) && !with(at(5, 6, Step::IsClosed)));
+    }
+
+    /// Of two calls about one lease the one that found it over was told so: the other may have come while it was held.
+    #[test]
+    fn a_call_is_over_by_its_own_answer() {
+        let mut history = History::default();
+        let name = || Name::new("a").unwrap();
+        let token = Token::new(7);
+        history.calls.push(Call::granted(0, name(), token, (S, 2 * S)));
+        let Answered::Granted(lease, _) = history.calls[0].answer else { unreachable!() };
+        for (asked, began, answer) in [
+            (
+                Asked::Transfer { id: lease, to: TransferTo::First },
+                3 * S,
+                Answered::Nothing("nobody waits".to_owned()),
+            ),
+            (Asked::Release(lease), 9 * S, Answered::Done),
+        ] {
+            let mut call = history.calls[0].clone();
+            (call.asked, call.began, call.ended, call.answer) = (asked, began, Some(began + S), answer);
+            history.calls.push(call);
+        }
+        let over: Vec<_> = operations(&history)
+            .into_iter()
+            .filter(|operation| matches!(operation.op.1, Step::IsOver(_)))
+            .map(|operation| operation.call_time)
+            .collect();
+        assert_eq!(over, [9_000_000_000]);
     }
 
     /// Other names are another table's.

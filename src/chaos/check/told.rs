@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     change::{Change, ChangeKind},
-    chaos::history::{Answered, Asked, Belief, Departure, History, Life, Stint, Watcher},
+    chaos::history::{Answered, Asked, Belief, Departure, Disturbance, History, Life, Stint, Watcher},
     holder::HolderInfo,
     name::Name,
     session::LossReason,
@@ -90,6 +90,9 @@ pub fn l10(history: &History) -> Vec<Violation> {
 /// Whether no renewal of it that a client was acknowledged lies so near its end that it can't have run out by then.
 fn is_without_contact(history: &History, belief: &Belief, ttl: Duration) -> bool {
     let Some(over) = belief.over.filter(|_| history.drift_bounded) else { return true };
+    if came_up_again(history, belief.agent, over) {
+        return true;
+    }
     !history.calls.iter().any(|call| {
         call.asked == Asked::Renew(belief.lease_id)
             && call.answer == Answered::Done
@@ -124,6 +127,7 @@ fn silence(history: &History) -> Vec<Violation> {
             && Some(over + ASKS_WITHIN) < history.mended
             && !belief.told_at.is_some_and(in_time)
             && !stood_still(history, belief.agent, over, ASKS_WITHIN)
+            && !came_up_again(history, belief.agent, over)
             && lives_on(history, belief, over + ASKS_WITHIN)
     };
     let text = |belief: &Belief| {
@@ -143,6 +147,14 @@ fn lives_on(history: &History, belief: &Belief, until: Duration) -> bool {
     let its = |life: &&Life| life.agent == belief.agent && life.from <= belief.from;
     let life = history.lives.iter().rfind(its);
     life.is_some_and(|life| life.until.is_none_or(|ended| ended > until))
+}
+
+/// Whether the agent's clock had gone back by a little. If its holder did not read it before it came up again, there was nothing
+/// to be told, and it was not over: it was found not to believe by a look of ours that fell between, and believed afterwards.
+fn came_up_again(history: &History, agent: usize, at: Duration) -> bool {
+    let covers = |it: &Disturbance| it.from <= at && at <= it.until;
+    let went_back = |it: &Disturbance| it.label == "clock back a little" && it.agents.contains(&agent);
+    history.disturbances.iter().any(|it| went_back(it) && covers(it))
 }
 
 /// Whether the agent's process stood still at some moment between so long before this one and so long after it.
@@ -228,10 +240,7 @@ fn unheard(history: &History, watcher: &Watcher, stint: &Stint) -> Option<(Durat
 mod tests {
     use super::*;
     use crate::{
-        chaos::{
-            check::example::{S, call, example, id, token},
-            history::Disturbance,
-        },
+        chaos::check::example::{S, call, example, id, token},
         name::AgentName,
     };
 
@@ -263,6 +272,12 @@ mod tests {
         let over = history.beliefs[0].over.unwrap();
         history.calls.push(call(Asked::Renew(id(1)), over - 5 * S, over - 4 * S, Answered::Done));
         assert_eq!(l10(&history).len(), 1, "it was renewed a moment ago");
+        let (text, agents) = (String::new(), vec![0]);
+        let label = "clock back a little";
+        history.disturbances =
+            vec![Disturbance { number: 0, text, label, agents, from: over, until: over + S }];
+        assert_eq!(l10(&history), [], "it was not over yet: its clock came up again");
+        history.disturbances.clear();
         history.calls.pop();
         history.beliefs[0].told = vec![expired];
         history.beliefs[0].over = None;
@@ -297,6 +312,15 @@ mod tests {
         assert_eq!(l10(&history), [], "it stands still");
         history.disturbances = vec![pause(25, 50)];
         assert_eq!(l10(&history).len(), 1, "it had time enough before it stood still");
+        let back = |from, agent| Disturbance {
+            label: "clock back a little",
+            agents: vec![agent],
+            ..pause(from, 50)
+        };
+        history.disturbances = vec![back(18, 0)];
+        assert_eq!(l10(&history), [], "its clock came up again before it was read");
+        history.disturbances = vec![back(20, 0), back(18, 1)];
+        assert_eq!(l10(&history).len(), 1, "later, or another's");
     }
 
     #[test]

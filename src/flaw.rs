@@ -64,10 +64,6 @@ pub enum Flaw {
     HolderWithoutTimer,
     /// An empty disk takes the node id that its agent had before.
     OldIdOnEmptyDisk,
-    /// The membership is changed without looking who is in touch, and has caught up.
-    ChangedBlindly,
-    /// An agent takes the message of a deposed leader for a sign that it is a member.
-    LedByAnybody,
     /// Whoever lost its disk stays a member beside what it has become.
     OldSelfStays,
 }
@@ -75,7 +71,7 @@ pub enum Flaw {
 #[cfg(feature = "chaos")]
 impl Flaw {
     /// All.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 27] = [
         Self::NoSync,
         Self::LeaderRestore,
         Self::LeaseRead,
@@ -102,8 +98,6 @@ impl Flaw {
         Self::PermitsIdle,
         Self::HolderWithoutTimer,
         Self::OldIdOnEmptyDisk,
-        Self::ChangedBlindly,
-        Self::LedByAnybody,
         Self::OldSelfStays,
     ];
 }

@@ -32,7 +32,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{flaw::planted, id::NodeId, time::Moment};
+use crate::{id::NodeId, time::Moment};
 
 /// What is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,8 +190,7 @@ impl Situation<'_> {
     /// Observers that may vote, in order.
     fn candidates(&self) -> impl Iterator<Item = NodeId> + '_ {
         let fits = |(node, seen): &(&NodeId, &Seen)| {
-            let in_touch = self.is_in_touch(node) || planted!(ChangedBlindly);
-            !seen.voter && seen.willing && seen.caught_up && !seen.superseded && in_touch
+            !seen.voter && seen.willing && seen.caught_up && !seen.superseded && self.is_in_touch(node)
         };
         self.members.iter().filter(fits).map(|(node, _)| *node)
     }
@@ -211,8 +210,7 @@ impl Situation<'_> {
     fn change(&self, promote: BTreeSet<NodeId>, demote: BTreeSet<NodeId>, why: Why) -> Option<Step> {
         let old = self.voters();
         let new: BTreeSet<NodeId> = old.difference(&demote).chain(&promote).copied().collect();
-        let has_quorums = self.has_quorum(&old) && self.has_quorum(&new) || planted!(ChangedBlindly);
-        let safe = new.contains(&self.leader) && has_quorums;
+        let safe = new.contains(&self.leader) && self.has_quorum(&old) && self.has_quorum(&new);
         safe.then_some(Step { promote, demote, remove: BTreeSet::new(), why })
     }
 

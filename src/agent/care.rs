@@ -254,10 +254,9 @@ impl Caretaker {
                 Seen {
                     voter: *voter,
                     willing: !member.observer,
-                    caught_up: planted!(ChangedBlindly)
-                        || heard_ago.is_some()
-                            && matched > 0
-                            && matched.saturating_add(CAUGHT_UP_ENTRIES) >= last,
+                    caught_up: heard_ago.is_some()
+                        && matched > 0
+                        && matched.saturating_add(CAUGHT_UP_ENTRIES) >= last,
                     heard: heard_ago.map_or(first, |ago| (now - ago).max(first)),
                     superseded: superseded && *node != self.node && !planted!(OldSelfStays),
                 },

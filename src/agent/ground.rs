@@ -8,6 +8,8 @@ use std::{
 use bytes::Bytes;
 
 use super::founding::{Keep, Plan};
+#[cfg(feature = "chaos")]
+use crate::replica::Applied;
 use crate::{
     codec,
     error::StartError,
@@ -16,7 +18,6 @@ use crate::{
     name::AgentName,
     quotas::Quotas,
     raft::Compaction,
-    replica::Applied,
     runtime::{self, watch},
     storage::{self, DataDir, DiskJournal, Journal, MemoryJournal, Options, Recovered, StorageError},
     transport::{BindError, Identity, InProcessNetwork, Security, Settings, TcpTransport, Transport},

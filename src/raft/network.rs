@@ -40,7 +40,6 @@ use crate::fault_point::Point;
 use crate::{
     codec,
     fault_point::fault_point,
-    flaw::planted,
     id::NodeId,
     limits::SNAPSHOT_CHUNK_BYTES,
     runtime::{self, Either},
@@ -323,7 +322,7 @@ impl Receiver {
 
     /// Counts a message of a leader that was taken for one: of a deposed leader, which may come in long after, it says nothing.
     fn is_led(&self, taken: bool) {
-        if taken || planted!(LedByAnybody) {
+        if taken {
             self.led.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -64,14 +64,12 @@ pub enum Flaw {
     HolderWithoutTimer,
     /// An empty disk takes the node id that its agent had before.
     OldIdOnEmptyDisk,
-    /// Whoever lost its disk stays a member beside what it has become.
-    OldSelfStays,
 }
 
 #[cfg(feature = "chaos")]
 impl Flaw {
     /// All.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 26] = [
         Self::NoSync,
         Self::LeaderRestore,
         Self::LeaseRead,
@@ -98,7 +96,6 @@ impl Flaw {
         Self::PermitsIdle,
         Self::HolderWithoutTimer,
         Self::OldIdOnEmptyDisk,
-        Self::OldSelfStays,
     ];
 }
 

@@ -22,7 +22,6 @@ use super::leader::Leader;
 use crate::{
     clock::Clock,
     config::Timing,
-    flaw::planted,
     id::NodeId,
     limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX},
     message::{Failure, MemberReport, MemberRole, Request, Response},
@@ -258,7 +257,7 @@ impl Caretaker {
                         && matched > 0
                         && matched.saturating_add(CAUGHT_UP_ENTRIES) >= last,
                     heard: heard_ago.map_or(first, |ago| (now - ago).max(first)),
-                    superseded: superseded && *node != self.node && !planted!(OldSelfStays),
+                    superseded: superseded && *node != self.node,
                 },
             );
         }

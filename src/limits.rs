@@ -63,9 +63,6 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
 pub const ENTRIES_PER_APPEND_MAX: u64 = 512;
 /// The most certificates between a peer's own and its authority's, in what it shows.
 pub const TLS_CHAIN_MAX: usize = 4;
-/// The most questions for the leader that an agent has under way at once, renewals not counted; whoever comes next waits for a
-/// turn, and doesn't knock meanwhile.
-pub const ASKS_UNDER_WAY_MAX: usize = 1_024;
 /// The most entries that a leader has under way for clients at once; whoever comes next waits for a turn. So the log of a leader
 /// without a majority grows by this much at most, however many ask, and however often.
 pub const PROPOSALS_UNDER_WAY_MAX: usize = 4_096;

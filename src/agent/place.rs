@@ -174,12 +174,16 @@ impl Node {
         let request = Request::Depart { node: self.holder.node };
         loop {
             let tried = if self.consensus.leadership().leading {
-                match self.caretaker.find_an_heir().await {
-                    Ok(()) => {
+                // A majority that is gone by now would keep it for ever: it goes on in a task of its own.
+                match runtime::timeout(PATIENCE, self.caretaker.find_an_heir()).await {
+                    Err(runtime::TimedOut) => {
+                        Err(Failure::Unavailable(format!("no heir was found within {PATIENCE:?}")))
+                    }
+                    Ok(Err(failure)) => Err(failure),
+                    Ok(Ok(())) => {
                         self.consensus.hand_over(self.timing.election_timeout_max).await;
                         Err(Failure::Unavailable("leadership was not taken over".to_owned()))
                     }
-                    failed => failed,
                 }
             } else {
                 members::changed(self.ask(&request, PATIENCE).await.response)

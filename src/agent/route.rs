@@ -6,7 +6,6 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{care::Caretaker, leader::Leader};
 use crate::{
@@ -16,7 +15,7 @@ use crate::{
     flaw::planted,
     id::NodeId,
     lease::{Answered, Attempts, failure_of_call},
-    limits::{ASKS_UNDER_WAY_MAX, REASON_BYTES_MAX},
+    limits::REASON_BYTES_MAX,
     message::{Failure, LEAD, Request, Response},
     raft::{Consensus, ConsensusError},
     runtime,
@@ -35,40 +34,6 @@ pub(crate) struct Router {
     pub(crate) clock: Arc<dyn Clock>,
     /// How long one attempt may take.
     pub(crate) patience: Duration,
-    pub(crate) gate: Gate,
-}
-
-/// So many ask the leader at once: of a hundred thousand who did, each would try again, and again, and they would leave nobody
-/// the time to answer. Renewals pass, of which each is for many leases; and what is about members.
-pub(crate) struct Gate(Semaphore);
-
-impl Default for Gate {
-    fn default() -> Self {
-        Self(Semaphore::new(ASKS_UNDER_WAY_MAX))
-    }
-}
-
-impl Gate {
-    /// Waits for a turn, if this request takes one; `None` if the time is over before. Cancel-safe.
-    async fn pass(&self, request: &Request, within: Duration) -> Option<Option<SemaphorePermit<'_>>> {
-        let takes_turn = matches!(
-            request,
-            Request::Acquire(_)
-                | Request::Release { .. }
-                | Request::Cancel { .. }
-                | Request::Transfer { .. }
-                | Request::Revoke { .. }
-                | Request::ReadIndex
-        );
-        if !takes_turn {
-            return Some(None);
-        }
-        // The timer is for those who wait.
-        if let Ok(turn) = self.0.try_acquire() {
-            return Some(Some(turn));
-        }
-        runtime::timeout(within, self.0.acquire()).await.ok()?.ok().map(Some)
-    }
 }
 
 /// What a failed attempt says about the request.
@@ -87,10 +52,6 @@ impl Router {
     /// may still take effect.
     pub(crate) async fn ask(&self, request: &Request, within: Duration) -> Answered {
         let mut attempts = Attempts::new(self.clock.now(), within);
-        let Some(_turn) = self.gate.pass(request, within).await else {
-            attempts.failed(&Failure::Unavailable("too many others ask".to_owned()));
-            return attempts.over("no leader");
-        };
         loop {
             let Some(left) = attempts.left(self.clock.now()) else { return attempts.over("no leader") };
             let failure = match self.attempt(request, left.min(self.patience)).await {
@@ -227,29 +188,5 @@ impl Router {
             }
             other => other,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::FutureExt as _;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn so_many_ask_at_once_and_renewals_pass() {
-        let (gate, shortly) = (Gate::default(), Duration::from_millis(10));
-        let mut turns = Vec::new();
-        for _ in 0..ASKS_UNDER_WAY_MAX {
-            turns.push(gate.pass(&Request::ReadIndex, shortly).now_or_never().unwrap().unwrap());
-        }
-        assert!(turns.iter().all(Option::is_some));
-        assert!(gate.pass(&Request::ReadIndex, shortly).await.is_none(), "its time is over before its turn");
-        for request in [Request::Renew { leases: Vec::new() }, Request::Members] {
-            assert!(gate.pass(&request, shortly).now_or_never().unwrap().unwrap().is_none());
-        }
-        let waits = gate.pass(&Request::ReadIndex, Duration::from_secs(10));
-        turns.pop();
-        assert!(waits.await.unwrap().is_some());
     }
 }

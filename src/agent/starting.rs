@@ -12,7 +12,7 @@ use super::{
     hub::Hub,
     leader::Leader,
     node::Node,
-    route::{Gate, Router},
+    route::Router,
     serve::Service,
 };
 use crate::{
@@ -215,7 +215,6 @@ impl Starting {
                 transport: self.transport.clone(),
                 clock: settings.clock.clone(),
                 patience,
-                gate: Gate::default(),
             },
             consensus: consensus.clone(),
             replica,

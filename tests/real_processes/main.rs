@@ -357,16 +357,16 @@ fn put_together(mut history: History, seen: Vec<(usize, Vec<Line>)>) -> History 
 fn broken(history: &History) -> Vec<String> {
     let of_seen = [l1, l2, fence].iter().flat_map(|check| check(history));
     let mut found: Vec<String> = of_seen.map(|found| found.to_string()).collect();
+    let mut applied = history.clone();
     if let Some(index) = history.missing() {
         let text =
-            format!("\n*** no logbook has entry {index}: the rules about the log were NOT checked ***\n");
+            format!("\n*** no logbook has entry {index}: from it on the log's rules are NOT checked ***\n");
         let _ = io::stderr().write_all(text.as_bytes());
-        return found;
+        applied.log.split_off(&index);
     }
     // What was applied last by the agent that writes no logbook, the others may not have applied yet.
-    let mut applied = history.clone();
-    let last = history.log.last_key_value().map_or(0, |(index, _)| *index);
-    let granted = history.changes().filter_map(|(_, _, changed)| match &changed.change.kind {
+    let last = applied.log.last_key_value().map_or(0, |(index, _)| *index);
+    let granted = applied.changes().filter_map(|(_, _, changed)| match &changed.change.kind {
         ChangeKind::Granted { token, .. } => Some(*token),
         _ => None,
     });

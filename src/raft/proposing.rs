@@ -5,27 +5,26 @@
 //! hundred thousand who asked for one name at once, again and again, had a million entries in it, and the followers never caught
 //! up. Therefore a proposal for a client takes a turn of [`PROPOSALS_UNDER_WAY_MAX`], and gives it back when its entry is
 //! decided, not when its proposer gives up. What a leader proposes of its own, expiries above all, takes none.
-//!
-//! A task holds the turn, not the future of whoever asks: futures may be left unpolled (`buffer_unordered`, and a loop that works
-//! on what is there), and neither time nor turn would be given back.
 
 use std::sync::Arc;
 
-use openraft::{errors::ClientWriteError, impls::ProgressResponder};
-use tokio::sync::{Semaphore, oneshot};
+use openraft::{
+    errors::ClientWriteError, impls::ProgressResponder, raft::ClientWriteResult,
+    type_config::alias::OneshotReceiverOf,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     Consensus, ConsensusError, not_leader,
-    types::{self, Answer, Proposal},
+    types::{self, Answer, Proposal, Types},
 };
 use crate::{
     limits::PROPOSALS_UNDER_WAY_MAX,
-    runtime::{self, Either},
     table::{Entry, Outcome},
     tasks::Tasks,
 };
 
-/// The turns, and where the tasks belong that hold them.
+/// The turns, and a place for those who left before their entries were decided.
 #[derive(Clone)]
 pub(super) struct Proposing {
     turns: Arc<Semaphore>,
@@ -38,38 +37,57 @@ impl Proposing {
     }
 }
 
+type Decided = ClientWriteResult<Types>;
+
+/// An answer that somebody waits for. Dropped before it is there, it leaves its turn with the entry.
+struct Pending<'a> {
+    answer: Option<OneshotReceiverOf<Types, Decided>>,
+    turn: Option<OwnedSemaphorePermit>,
+    tasks: &'a Tasks,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if let (Some(answer), Some(turn)) = (self.answer.take(), self.turn.take()) {
+            self.tasks.spawn(async move {
+                let _ = answer.await;
+                drop(turn);
+            });
+        }
+    }
+}
+
 impl Consensus {
-    /// Commits a client's entry, when it has its turn, and answers what applying it answered. Dropped before it has its turn,
-    /// nothing is proposed; dropped later, it may be committed all the same.
+    /// Commits a client's entry, when it has its turn, and answers what applying it answered. Dropped before, it may be
+    /// committed all the same.
     pub(crate) async fn propose(&self, entry: Entry) -> Result<Outcome, ConsensusError> {
-        let (mut tell, told) = oneshot::channel();
-        let consensus = self.clone();
-        self.proposing.tasks.spawn(async move {
-            let turns = &consensus.proposing.turns;
-            let Either::First(Ok(turn)) = runtime::select2(turns.acquire(), tell.closed()).await else {
-                return;
-            };
-            let decided = consensus.write(entry, None).await;
-            drop(turn);
-            let _ = tell.send(decided);
-        });
-        let stopped = || ConsensusError::Unknown("the node stopped while the entry was in flight".to_owned());
-        told.await.unwrap_or_else(|_| Err(stopped()))
+        let turn = self.proposing.turns.clone().acquire_owned().await;
+        let turn = turn.map_err(|error| ConsensusError::Stopped(error.to_string()))?;
+        self.write(entry, None, Some(turn)).await
     }
 
     /// Commits an entry of the leader's own, only if this node leads `term` when it is appended.
     pub(crate) async fn propose_in(&self, term: u64, entry: Entry) -> Result<Outcome, ConsensusError> {
-        self.write(entry, Some(term)).await
+        self.write(entry, Some(term), None).await
     }
 
-    async fn write(&self, entry: Entry, term: Option<u64>) -> Result<Outcome, ConsensusError> {
+    async fn write(
+        &self,
+        entry: Entry,
+        term: Option<u64>,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Result<Outcome, ConsensusError> {
         let (responder, answer) = ProgressResponder::complete_only();
         let mut request = self.raft.write(Proposal(Arc::new(entry))).responder(responder);
         if let Some(term) = term {
             request = request.with_leader(types::leader_of(term));
         }
+        let mut pending = Pending { answer: None, turn, tasks: &self.proposing.tasks };
+        let answer = pending.answer.insert(answer);
         request.await.map_err(|error| ConsensusError::Stopped(error.to_string()))?;
-        match answer.await {
+        let answer = answer.await;
+        pending.answer = None;
+        match answer {
             Ok(Ok(response)) => {
                 let Answer(outcome) = response.data;
                 outcome.ok_or_else(|| ConsensusError::Unknown("the entry has no outcome".to_owned()))

@@ -270,23 +270,6 @@ async fn a_log_that_is_slow_grows_by_what_may_be_under_way() {
     consensus.shutdown().await;
 }
 
-/// Futures that are polled once and then left alone, as a stream's may be, keep no turn from others.
-#[tokio::test]
-async fn who_is_not_polled_keeps_no_turn() {
-    let (consensus, _) = alone(Arc::new(MemoryJournal::new()), Recovered::default()).await;
-    let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned(), observer: false };
-    consensus.found(BTreeMap::from([(NodeId::from_bits(1), member)])).await.unwrap();
-    until_leading(&consensus).await;
-    let mut left: Vec<_> =
-        (0..2 * PROPOSALS_UNDER_WAY_MAX).map(|_| Box::pin(consensus.propose(found(7)))).collect();
-    for future in &mut left {
-        assert!(futures_util::poll!(future).is_pending());
-    }
-    assert_eq!(within_10_s(consensus.propose(found(9))).await, Ok(Outcome::AlreadyFounded));
-    drop(left);
-    consensus.shutdown().await;
-}
-
 /// Entries of a leader come in, and then a snapshot of that leader's that goes less far. openraft would set the progress of
 /// its log back, which panics here.
 #[tokio::test]

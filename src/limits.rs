@@ -63,8 +63,8 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
 pub const ENTRIES_PER_APPEND_MAX: u64 = 512;
 /// The most certificates between a peer's own and its authority's, in what it shows.
 pub const TLS_CHAIN_MAX: usize = 4;
-/// The most entries that a leader has under way for clients at once; whoever comes next waits for a turn. So the log of a leader
-/// without a majority grows by this much at most, however many ask, and however often.
+/// The most entries that a leader has under way for clients at once; whoever comes next waits for a turn. So a log whose commits
+/// are slow grows by this much at most, however many ask, and however often.
 pub const PROPOSALS_UNDER_WAY_MAX: usize = 4_096;
 /// The most replication messages to one follower that are under way at once: one with entries, and commit marks.
 pub const APPENDS_UNDER_WAY_MAX: usize = 8;

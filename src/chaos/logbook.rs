@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     history::{Applied, Changed, Committed, History},
-    recorder::{TABLE_EVERY, Terms},
+    recorder::{Terms, table_digest, texts},
     trace::digest,
 };
 use crate::{
@@ -130,7 +130,6 @@ impl replica::Applied for Writer {
     fn applied(&self, index: u64, term: u64, events: &[Event], table: &Table) {
         let at_ns = SystemClock.now().as_nanos();
         self.write(|terms| {
-            let texts: Vec<String> = events.iter().map(|event| format!("{event:?}")).collect();
             let noted = |changed: Changed| Noted {
                 kind: changed.change.kind,
                 lease: digest(&changed.lease_id),
@@ -142,8 +141,8 @@ impl replica::Applied for Writer {
                 at_ns,
                 index,
                 term,
-                digest: digest(&texts),
-                table: index.is_multiple_of(TABLE_EVERY).then(|| digest(&table.snapshot())),
+                digest: texts(events).1,
+                table: table_digest(index, table),
                 changes: terms.changed(index, events, table).into_iter().map(noted).collect(),
             }
         });

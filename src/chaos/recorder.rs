@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Every so many entries the whole table is digested: all of them would be most of what a run costs.
-pub(super) const TABLE_EVERY: u64 = 8;
+const TABLE_EVERY: u64 = 8;
 
 /// Where a history is written. Clones write the same one.
 #[derive(Clone)]
@@ -146,7 +146,7 @@ impl Recorder {
         state: &Table,
     ) {
         let at = self.now();
-        let table = index.is_multiple_of(TABLE_EVERY).then(|| digest(&state.snapshot()));
+        let table = table_digest(index, state);
         let first = {
             let mut pages = self.pages();
             let entry = Some((term, events_digest));
@@ -264,6 +264,19 @@ impl Pages {
         }
         self.history.log.insert(index, entry);
     }
+}
+
+/// A digest of the whole table after this entry; `None` for most of them.
+pub(super) fn table_digest(index: u64, table: &Table) -> Option<u64> {
+    index.is_multiple_of(TABLE_EVERY).then(|| digest(&table.snapshot()))
+}
+
+/// What an entry changed, as texts, and a digest of them. A lease id shows its first digits only, which tell leases of one run
+/// apart.
+pub(super) fn texts(events: &[Event]) -> (Vec<String>, u64) {
+    let texts: Vec<String> = events.iter().map(|event| format!("{event:?}")).collect();
+    let digest = digest(&texts);
+    (texts, digest)
 }
 
 /// Mode and lock delay of whoever waited or held: one that ends in the entry that grants it is in no table.

@@ -312,11 +312,7 @@ fn gather(dir: &Path) -> History {
 fn put_together(mut history: History, seen: Vec<(usize, Vec<Line>)>) -> History {
     let changes = history.log.values_mut().flat_map(|entry| &mut entry.changes);
     changes.for_each(|changed| worker::without_ttl(&mut changed.change));
-    let grants = history.changes().filter_map(|(index, _, changed)| match &changed.change.kind {
-        ChangeKind::Granted { token, .. } => Some((*token, index)),
-        _ => None,
-    });
-    let grants: BTreeMap<Token, u64> = grants.collect();
+    let grants = grants(&history);
     let mut held: BTreeMap<(String, u64), (usize, u64, u64)> = BTreeMap::new();
     let nanos = Duration::from_nanos;
     for (host, lines) in seen {
@@ -353,6 +349,15 @@ fn put_together(mut history: History, seen: Vec<(usize, Vec<Line>)>) -> History 
     history
 }
 
+/// The tokens that the log grants, and the entry of each.
+fn grants(history: &History) -> BTreeMap<Token, u64> {
+    let grants = history.changes().filter_map(|(index, _, changed)| match &changed.change.kind {
+        ChangeKind::Granted { token, .. } => Some((*token, index)),
+        _ => None,
+    });
+    grants.collect()
+}
+
 /// What the checkers find.
 fn broken(history: &History) -> Vec<String> {
     let of_seen = [l1, l2, fence].iter().flat_map(|check| check(history));
@@ -366,11 +371,7 @@ fn broken(history: &History) -> Vec<String> {
     }
     // What was applied last by the agent that writes no logbook, the others may not have applied yet.
     let last = applied.log.last_key_value().map_or(0, |(index, _)| *index);
-    let granted = applied.changes().filter_map(|(_, _, changed)| match &changed.change.kind {
-        ChangeKind::Granted { token, .. } => Some(*token),
-        _ => None,
-    });
-    let token = granted.max();
+    let token = grants(&applied).last_key_value().map(|(token, _)| *token);
     applied.calls.retain(|call| !matches!(call.answer, Answered::Granted(_, of) if Some(of) > token));
     applied.beliefs.retain(|belief| Some(belief.token) <= token);
     applied.watchers.iter_mut().for_each(|watcher| watcher.told.retain(|(_, _, told)| told.index <= last));

@@ -89,10 +89,7 @@ pub fn l10(history: &History) -> Vec<Violation> {
 
 /// Whether no renewal of it that a client was acknowledged lies so near its end that it can't have run out by then.
 fn is_without_contact(history: &History, belief: &Belief, ttl: Duration) -> bool {
-    let Some(over) = belief.over.filter(|_| history.drift_bounded) else { return true };
-    if came_up_again(history, belief.agent, over) {
-        return true;
-    }
+    let Some(over) = over(history, belief).filter(|_| history.drift_bounded) else { return true };
     !history.calls.iter().any(|call| {
         call.asked == Asked::Renew(belief.lease_id)
             && call.answer == Answered::Done
@@ -121,13 +118,12 @@ const ASKS_WITHIN: Duration = Duration::from_secs(4);
 /// before the clients went home.
 fn silence(history: &History) -> Vec<Violation> {
     let late = |belief: &&Belief| {
-        let Some(over) = belief.over else { return false };
+        let Some(over) = over(history, belief) else { return false };
         let in_time = |told: Duration| told <= over + ASKS_WITHIN;
         !belief.given_up
             && Some(over + ASKS_WITHIN) < history.mended
             && !belief.told_at.is_some_and(in_time)
             && !stood_still(history, belief.agent, over, ASKS_WITHIN)
-            && !came_up_again(history, belief.agent, over)
             && lives_on(history, belief, over + ASKS_WITHIN)
     };
     let text = |belief: &Belief| {
@@ -149,12 +145,15 @@ fn lives_on(history: &History, belief: &Belief, until: Duration) -> bool {
     life.is_some_and(|life| life.until.is_none_or(|ended| ended > until))
 }
 
-/// Whether the agent's clock had gone back by a little. If its holder did not read it before it came up again, there was nothing
-/// to be told, and it was not over: it was found not to believe by a look of ours that fell between, and believed afterwards.
-fn came_up_again(history: &History, agent: usize, at: Duration) -> bool {
-    let covers = |it: &Disturbance| it.from <= at && at <= it.until;
-    let went_back = |it: &Disturbance| it.label == "clock back a little" && it.agents.contains(&agent);
-    history.disturbances.iter().any(|it| went_back(it) && covers(it))
+/// When the belief was over, if that is known. Not where the agent's clock had gone back by a little: if its holder did not read
+/// it before it came up again, there was nothing to be told, and it was not over. It was found not to believe by a look of ours
+/// that fell between, and believed afterwards.
+fn over(history: &History, belief: &Belief) -> Option<Duration> {
+    let went_back = |it: &Disturbance, at: Duration| {
+        let covers = it.from <= at && at <= it.until;
+        it.label == "clock back a little" && it.agents.contains(&belief.agent) && covers
+    };
+    belief.over.filter(|at| !history.disturbances.iter().any(|it| went_back(it, *at)))
 }
 
 /// Whether the agent's process stood still at some moment between so long before this one and so long after it.

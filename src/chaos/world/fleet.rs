@@ -299,17 +299,18 @@ impl Fleet {
         network.power_up(&address(agent));
         kernel.revive(machine(agent));
         let disk = self.0.disks[agent].clone();
-        let (life, (joins, observer, list)) = {
+        let (life, joins, observer, list) = {
             let mut seats = self.0.seats.borrow_mut();
             let Some(seat) = seats.get_mut(agent) else { return };
             seat.lives += 1;
             seat.error = None;
-            (seat.lives, (seat.joins, seat.observer, seat.list.clone()))
+            (seat.lives, seat.joins, seat.observer, seat.list.clone())
         };
         recorder.born(agent);
         tracer.note(Event::Started { agent, life });
-        let site = SimSite::new(agent, network.clone(), disk, recorder.clone(), setup.compaction);
+        let (network, recorder, compaction) = (network.clone(), recorder.clone(), setup.compaction);
         let ear = Ear { agent, life, tracer: tracer.clone(), recorder: recorder.clone() };
+        let site = SimSite { agent, network, disk, compaction, recorder };
         let clock = NodeClock { clocks: kernel.clocks().clone(), node: machine(agent) };
         let dead_after = setup.timing.election_timeout_max * DEAD_ELECTIONS;
         let builder = Agent::builder(format!("agent-{agent}"))

@@ -6,8 +6,8 @@ use super::{disk::Disk, journal::DiskJournal, network::Network};
 use crate::{
     agent::{Site, Storage},
     chaos::{
-        recorder::Recorder,
-        trace::{Event, Tracer, digest},
+        recorder::{Recorder, texts},
+        trace::{Event, Tracer},
     },
     id::NodeId,
     name::AgentName,
@@ -21,23 +21,11 @@ use crate::{
 
 /// See the file's head.
 pub(super) struct SimSite {
-    agent: usize,
-    network: Network,
-    disk: Disk,
-    compaction: Compaction,
-    recorder: Recorder,
-}
-
-impl SimSite {
-    pub(super) fn new(
-        agent: usize,
-        network: Network,
-        disk: Disk,
-        recorder: Recorder,
-        compaction: Compaction,
-    ) -> Self {
-        Self { agent, network, disk, compaction, recorder }
-    }
+    pub(super) agent: usize,
+    pub(super) network: Network,
+    pub(super) disk: Disk,
+    pub(super) compaction: Compaction,
+    pub(super) recorder: Recorder,
 }
 
 impl Site for SimSite {
@@ -80,9 +68,7 @@ pub(super) struct Ear {
 impl Applied for Ear {
     fn applied(&self, index: u64, term: u64, events: &[Change], table: &Table) {
         let agent = self.agent;
-        // A lease id shows its first digits only, which tell leases of one run apart.
-        let changes: Vec<String> = events.iter().map(|event| format!("{event:?}")).collect();
-        let told = digest(&changes);
+        let (changes, told) = texts(events);
         self.tracer.note(Event::Applied { agent, index, term, digest: told });
         self.recorder.applied((agent, self.life), (index, term, told), events, table);
         for change in changes {

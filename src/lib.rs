@@ -20,6 +20,7 @@
 
 mod access;
 mod agent;
+mod backlog;
 mod change;
 #[cfg(feature = "chaos")]
 pub mod chaos;

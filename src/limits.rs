@@ -63,6 +63,9 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
 pub const ENTRIES_PER_APPEND_MAX: u64 = 512;
 /// The most certificates between a peer's own and its authority's, in what it shows.
 pub const TLS_CHAIN_MAX: usize = 4;
+/// How many acquisitions an agent or a client asks for at once; those that come later wait behind them. To wait in the queue of
+/// a name is not to ask.
+pub const ACQUISITIONS_UNDER_WAY_MAX: usize = 512;
 /// The most entries that a leader has under way for clients at once; whoever comes next waits for a turn. So a log whose commits
 /// are slow grows by this much at most, however many ask, and however often.
 pub const PROPOSALS_UNDER_WAY_MAX: usize = 4_096;

@@ -252,4 +252,8 @@ impl Requester for Line {
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
         self.errands.spawn(task);
     }
+
+    fn spawn_while_open(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.tasks.spawn(task);
+    }
 }

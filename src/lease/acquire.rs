@@ -9,7 +9,8 @@
 //! - Granted after waiting: the waiter renews once, successfully, and counts from before that renewal. No lease is
 //!   returned that has already run out.
 //!
-//! Whoever would wait for what its own process has is told so before anything is asked: see `own.rs`.
+//! Whoever would wait for what its own process has is told so before anything is asked: see `own.rs`. Where many ask at once,
+//! their first requests go out in turn: see `crowd.rs`.
 //!
 //! Dropping the future at any await leaves nothing behind: [`Abandon`] cancels the lease id in the background, and
 //! should the cancellation never arrive, nobody renews it, so it ends within its ttl.
@@ -20,6 +21,7 @@ use bytes::Bytes;
 
 use super::{
     Grant, Lease,
+    crowd::{Crowd, Turn},
     held::Held,
     own::{InTheWay, Own},
     renewer::{Renewer, Upkeep},
@@ -56,11 +58,12 @@ pub(crate) struct Holding {
     pub(crate) requester: Arc<dyn Requester>,
     pub(crate) renewer: Arc<Renewer>,
     pub(crate) own: Own,
+    crowd: Crowd,
 }
 
 impl Holding {
     pub(crate) fn new(requester: Arc<dyn Requester>, renewer: Arc<Renewer>) -> Arc<Self> {
-        Arc::new(Self { requester, renewer, own: Own::default() })
+        Arc::new(Self { requester, renewer, own: Own::default(), crowd: Crowd::default() })
     }
 }
 
@@ -211,7 +214,7 @@ impl LeaseRequest {
                 return Err(AcquireError::HeldHere { name: spec.name.clone(), token });
             }
         };
-        spec.run(&mut on_wait).await
+        Arc::new(spec).run(&mut on_wait).await
     }
 
     /// Acquires if the name is free.
@@ -223,7 +226,7 @@ impl LeaseRequest {
     /// [`AcquireError::Held`] says who holds it, since when, and with which token.
     pub async fn try_acquire(self) -> Result<Lease, AcquireError> {
         let spec = self.check(false)?;
-        spec.run(&mut None).await
+        Arc::new(spec).run(&mut None).await
     }
 
     fn check(self, wait: bool) -> Result<Spec, AcquireError> {
@@ -287,6 +290,18 @@ struct Spec {
     lock_delay_ms: u64,
 }
 
+/// What the cluster said of a lease id.
+struct Said {
+    id: LeaseId,
+    outcome: Outcome,
+    /// Before the first copy of the request was sent.
+    sent: Moment,
+    /// When the answered copy was sent, if no earlier one can have been taken. Else the grant may be an old one, and how old
+    /// is for a clock to say that nobody has read meanwhile: it may have gone back. A renewal says it anew.
+    only_copy: Option<Moment>,
+    abandon: Abandon,
+}
+
 /// How one lease id fared.
 enum Tried {
     Got(Lease),
@@ -306,7 +321,7 @@ impl Spec {
         (!left.is_zero()).then(|| left.min(most))
     }
 
-    async fn run(self, on_wait: &mut Option<OnWait>) -> Result<Lease, AcquireError> {
+    async fn run(self: Arc<Self>, on_wait: &mut Option<OnWait>) -> Result<Lease, AcquireError> {
         let outcome = loop {
             match self.try_id(on_wait).await {
                 Ok(Tried::Got(lease)) => break Ok(lease),
@@ -320,23 +335,21 @@ impl Spec {
     }
 
     /// One lease id, from the first request to its end.
-    async fn try_id(&self, on_wait: &mut Option<OnWait>) -> Result<Tried, AcquireError> {
-        let seen = self.seen().await?;
-        let id = LeaseId::from_bits(runtime::random_u128());
-        let mut abandon = Abandon::new(self, id);
-        let request = Request::Acquire(Acquire {
-            name: self.name.clone(),
-            lease_id: id,
-            agent: self.holding.requester.holder().clone(),
-            ttl_ms: self.ttl_ms,
-            wait: self.wait,
-            metadata: self.metadata.clone(),
-            seen,
-            mode: self.mode,
-            lock_delay_ms: self.lock_delay_ms,
-        });
-        let sent = self.now();
-        let (outcome, only_copy) = self.ask_until_answered(&request, &mut abandon).await?;
+    async fn try_id(self: &Arc<Self>, on_wait: &mut Option<OnWait>) -> Result<Tried, AcquireError> {
+        let spec = self.clone();
+        let asked = async move { spec.ask().await };
+        let spawn = |task| self.holding.requester.spawn_while_open(task);
+        let left = self.within.map(|within| within.saturating_sub(self.now().since(self.began)));
+        let Said { id, outcome, sent, only_copy, mut abandon } =
+            match self.holding.crowd.in_turn(spawn, left, asked).await {
+                Turn::Done(said) => said?,
+                Turn::NeverCame => {
+                    return Err(self.out_of_time("others of this process were asked for before it"));
+                }
+                Turn::Stopped => {
+                    return Err(AcquireError::Stopped { detail: "it asks for nothing any more".to_owned() });
+                }
+            };
         match outcome {
             Outcome::Granted { token } => {
                 match only_copy.filter(|sent| self.now().since(*sent) < self.ttl / 3) {
@@ -385,13 +398,37 @@ impl Spec {
         }
     }
 
+    /// Nothing happened, in its whole time.
+    fn out_of_time(&self, why: &str) -> AcquireError {
+        let detail = format!("{why}, for {:?}", self.within.unwrap_or_default());
+        AcquireError::Unavailable { name: self.name.clone(), detail }
+    }
+
+    /// Draws a lease id and asks for it until there is an answer.
+    async fn ask(&self) -> Result<Said, AcquireError> {
+        let seen = self.seen().await?;
+        let id = LeaseId::from_bits(runtime::random_u128());
+        let mut abandon = Abandon::new(self, id);
+        let request = Request::Acquire(Acquire {
+            name: self.name.clone(),
+            lease_id: id,
+            agent: self.holding.requester.holder().clone(),
+            ttl_ms: self.ttl_ms,
+            wait: self.wait,
+            metadata: self.metadata.clone(),
+            seen,
+            mode: self.mode,
+            lock_delay_ms: self.lock_delay_ms,
+        });
+        let sent = self.now();
+        let (outcome, only_copy) = self.ask_until_answered(&request, &mut abandon).await?;
+        Ok(Said { id, outcome, sent, only_copy, abandon })
+    }
+
     async fn seen(&self) -> Result<u64, AcquireError> {
         loop {
             let Some(left) = self.left(ASK_AT_MOST) else {
-                return Err(AcquireError::Unavailable {
-                    name: self.name.clone(),
-                    detail: "no agent answered in time".to_owned(),
-                });
+                return Err(self.out_of_time("no agent answered"));
             };
             match self.holding.requester.seen(left).await {
                 Ok(seen) => return Ok(seen),
@@ -404,8 +441,7 @@ impl Spec {
         }
     }
 
-    /// The outcome, and when the request was sent, if no earlier copy can have been taken. Else the grant may be an old one,
-    /// and how old is for a clock to say that nobody has read meanwhile: it may have gone back. A renewal says it anew.
+    /// The outcome, and when the request was sent, if no earlier copy can have been taken.
     async fn ask_until_answered(
         &self,
         request: &Request,

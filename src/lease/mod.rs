@@ -7,6 +7,7 @@ mod acquire;
 mod agenda;
 mod attempts;
 pub(crate) mod by_hand;
+mod crowd;
 mod election;
 mod fence;
 mod held;

@@ -41,6 +41,9 @@ pub(crate) trait Requester: Send + Sync + 'static {
     /// Dropping the future sends nothing more; what was sent may still take effect.
     async fn ask(&self, request: &Request, within: Duration) -> Answered;
 
-    /// Starts a task that ends with this requester.
+    /// Starts a task that this requester, when it stops, lets finish for a while.
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>);
+
+    /// Starts a task that ends where it stands when this requester stops.
+    fn spawn_while_open(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>);
 }

@@ -154,7 +154,8 @@ impl Consensus {
             .map_err(io::Error::other)?;
         book.fill(raft.metrics());
         let (led, leader_lease) = (Arc::default(), timing.election_timeout_max);
-        Ok((Self { raft, log, book, led, leader_lease, proposing: Proposing::new(tasks) }, past))
+        let proposing = Proposing::new(raft.clone(), &tasks);
+        Ok((Self { raft, log, book, led, leader_lease, proposing }, past))
     }
 
     /// Starts it.
@@ -216,7 +217,7 @@ impl Consensus {
 
     /// Hears of changes of leadership. Made for one task.
     pub(crate) fn watch(&self) -> LeadershipWatch {
-        LeadershipWatch { server: self.raft.server_metrics() }
+        LeadershipWatch::of(&self.raft)
     }
 
     /// How many messages of leaders were taken. It moves at every heartbeat while this node is a member in reach; that it
@@ -303,6 +304,10 @@ pub(crate) struct Reign {
 }
 
 impl LeadershipWatch {
+    fn of(raft: &Handle) -> Self {
+        Self { server: raft.server_metrics() }
+    }
+
     /// As it is now.
     pub(crate) fn now(&self) -> Reign {
         let server = self.server.borrow_watched();

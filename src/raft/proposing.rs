@@ -3,101 +3,133 @@
 //! An entry is in the log as soon as it was proposed, whether its proposer still waits for it or not. Proposers who get no answer
 //! in time ask again. So whatever slows commits down would make the log longer, and a longer log commits more slowly still: a
 //! hundred thousand who asked for one name at once, again and again, had a million entries in it, and the followers never caught
-//! up. Therefore a proposal for a client takes a turn of [`PROPOSALS_UNDER_WAY_MAX`], and gives it back when its entry is
-//! decided, not when its proposer gives up. What a leader proposes of its own, expiries above all, takes none.
+//! up. Therefore an entry for a client takes a turn of [`PROPOSALS_UNDER_WAY_MAX`], and has it until it is decided: the turn
+//! travels with the entry, through openraft ([`Responder`]), and no future that waits for an answer has any part in it. What has
+//! no turn yet waits in a [`Backlog`], and one task proposes from there. What a leader proposes of its own, expiries above all,
+//! takes none.
 
 use std::sync::Arc;
 
-use openraft::{
-    errors::ClientWriteError, impls::ProgressResponder, raft::ClientWriteResult,
-    type_config::alias::OneshotReceiverOf,
-};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use openraft::{OptionalSend, errors::ClientWriteError, raft::ClientWriteResult};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
-    Consensus, ConsensusError, not_leader,
-    types::{self, Answer, Proposal, Types},
+    Consensus, ConsensusError, LeadershipWatch, not_leader,
+    types::{self, Answer, Handle, Proposal, Types},
 };
 use crate::{
+    backlog::{Backlog, Beginner},
     limits::PROPOSALS_UNDER_WAY_MAX,
-    table::{Entry, Outcome},
+    runtime::{self, Either},
+    table::{Command, Entry, Outcome},
     tasks::Tasks,
 };
 
-/// The turns, and a place for those who left before their entries were decided.
+type Decided = ClientWriteResult<Types>;
+
+/// What openraft hands the answer to, and drops when there will be none.
+pub(crate) struct Responder<T> {
+    tell: oneshot::Sender<T>,
+    /// Until the entry is decided.
+    turn: Option<OwnedSemaphorePermit>,
+}
+
+impl<T: OptionalSend + 'static> openraft::raft::responder::Responder<Types, T> for Responder<T> {
+    fn on_complete(self, result: T) {
+        drop(self.turn);
+        // Its proposer may have given up.
+        let _ = self.tell.send(result);
+    }
+}
+
+/// What has no turn yet.
 #[derive(Clone)]
 pub(super) struct Proposing {
-    turns: Arc<Semaphore>,
-    tasks: Tasks,
+    backlog: Backlog<Wanted>,
+    arrived: Arc<Notify>,
+}
+
+struct Wanted {
+    entry: Entry,
+    tell: oneshot::Sender<Decided>,
 }
 
 impl Proposing {
-    pub(super) fn new(tasks: Tasks) -> Self {
-        Self { turns: Arc::new(Semaphore::new(PROPOSALS_UNDER_WAY_MAX)), tasks }
+    /// Its task ends with the owner of the tasks.
+    pub(super) fn new(raft: Handle, tasks: &Tasks) -> Self {
+        let proposing = Self { backlog: Backlog::default(), arrived: Arc::default() };
+        tasks.spawn(propose_all(raft, proposing.backlog.beginner(), proposing.arrived.clone()));
+        proposing
+    }
+
+    /// What gives something back goes before what wants something: a crowd that asks is not in its way.
+    fn rank(command: &Command) -> u8 {
+        u8::from(matches!(command, Command::Acquire(_)))
     }
 }
 
-type Decided = ClientWriteResult<Types>;
-
-/// An answer that somebody waits for. Dropped before it is there, it leaves its turn with the entry.
-struct Pending<'a> {
-    answer: Option<OneshotReceiverOf<Types, Decided>>,
-    turn: Option<OwnedSemaphorePermit>,
-    tasks: &'a Tasks,
-}
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        if let (Some(answer), Some(turn)) = (self.answer.take(), self.turn.take()) {
-            self.tasks.spawn(async move {
-                let _ = answer.await;
-                drop(turn);
-            });
+async fn propose_all(raft: Handle, wanted: Beginner<Wanted>, arrived: Arc<Notify>) {
+    let turns = Arc::new(Semaphore::new(PROPOSALS_UNDER_WAY_MAX));
+    loop {
+        arrived.notified().await;
+        while !wanted.is_empty() {
+            let turn = turn(&turns, &raft).await;
+            let Some(Wanted { entry, tell }) = wanted.pop() else { break };
+            let request = raft.write(Proposal(Arc::new(entry))).responder(Responder { tell, turn });
+            if let Err(error) = request.await {
+                // It has dropped the responder, which says the rest.
+                tracing::debug!(%error, "an entry was not proposed");
+            }
         }
     }
+}
+
+/// None is needed on a node that does not lead: openraft refuses the entry, and says who may.
+async fn turn(turns: &Arc<Semaphore>, raft: &Handle) -> Option<OwnedSemaphorePermit> {
+    if let Ok(turn) = turns.clone().try_acquire_owned() {
+        return Some(turn);
+    }
+    let mut leadership = LeadershipWatch::of(raft);
+    while leadership.now().leading {
+        match runtime::select2(turns.clone().acquire_owned(), leadership.changed()).await {
+            Either::First(turn) => return turn.ok(),
+            Either::Second(Some(_)) => {}
+            Either::Second(None) => break,
+        }
+    }
+    None
 }
 
 impl Consensus {
     /// Commits a client's entry, when it has its turn, and answers what applying it answered. Dropped before, it may be
     /// committed all the same.
     pub(crate) async fn propose(&self, entry: Entry) -> Result<Outcome, ConsensusError> {
-        let turn = self.proposing.turns.clone().acquire_owned().await;
-        let turn = turn.map_err(|error| ConsensusError::Stopped(error.to_string()))?;
-        self.write(entry, None, Some(turn)).await
+        let (tell, told) = oneshot::channel();
+        let rank = Proposing::rank(&entry.command);
+        let _place = self.proposing.backlog.push(rank, Wanted { entry, tell });
+        self.proposing.arrived.notify_one();
+        outcome(told.await.ok())
     }
 
     /// Commits an entry of the leader's own, only if this node leads `term` when it is appended.
     pub(crate) async fn propose_in(&self, term: u64, entry: Entry) -> Result<Outcome, ConsensusError> {
-        self.write(entry, Some(term), None).await
+        let (tell, told) = oneshot::channel();
+        let request = self.raft.write(Proposal(Arc::new(entry))).with_leader(types::leader_of(term));
+        let written = request.responder(Responder { tell, turn: None }).await;
+        written.map_err(|error| ConsensusError::Stopped(error.to_string()))?;
+        outcome(told.await.ok())
     }
+}
 
-    async fn write(
-        &self,
-        entry: Entry,
-        term: Option<u64>,
-        turn: Option<OwnedSemaphorePermit>,
-    ) -> Result<Outcome, ConsensusError> {
-        let (responder, answer) = ProgressResponder::complete_only();
-        let mut request = self.raft.write(Proposal(Arc::new(entry))).responder(responder);
-        if let Some(term) = term {
-            request = request.with_leader(types::leader_of(term));
+/// `None`: nobody is there any more who could say.
+fn outcome(decided: Option<Decided>) -> Result<Outcome, ConsensusError> {
+    match decided {
+        Some(Ok(response)) => {
+            let Answer(outcome) = response.data;
+            outcome.ok_or_else(|| ConsensusError::Unknown("the entry has no outcome".to_owned()))
         }
-        let mut pending = Pending { answer: None, turn, tasks: &self.proposing.tasks };
-        let answer = pending.answer.insert(answer);
-        request.await.map_err(|error| ConsensusError::Stopped(error.to_string()))?;
-        let answer = answer.await;
-        pending.answer = None;
-        match answer {
-            Ok(Ok(response)) => {
-                let Answer(outcome) = response.data;
-                outcome.ok_or_else(|| ConsensusError::Unknown("the entry has no outcome".to_owned()))
-            }
-            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
-            Ok(Err(error)) => Err(ConsensusError::Unknown(error.to_string())),
-            // The core dropped the responder: it stopped with the entry in flight.
-            Err(_) => {
-                Err(ConsensusError::Unknown("the node stopped while the entry was in flight".to_owned()))
-            }
-        }
+        Some(Err(ClientWriteError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
+        Some(Err(error)) => Err(ConsensusError::Unknown(error.to_string())),
+        None => Err(ConsensusError::Unknown("the node stopped while the entry was in flight".to_owned())),
     }
 }

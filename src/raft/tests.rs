@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use openraft::{
     EntryPayload, StorageError,
     raft::{AppendEntriesRequest, SnapshotResponse},
@@ -267,6 +268,54 @@ async fn a_log_that_is_slow_grows_by_what_may_be_under_way() {
     let held = slow.held().take().unwrap();
     held.into_iter().for_each(|done| done(Ok(())));
     assert_eq!(within_10_s(consensus.propose(found(9))).await, Ok(Outcome::AlreadyFounded));
+    consensus.shutdown().await;
+}
+
+/// Whoever asks may keep the future and not poll it: what was decided has given its turn back, and what waits is in line.
+#[tokio::test]
+async fn who_is_not_polled_keeps_no_turn() {
+    let (consensus, _) = alone(Arc::new(MemoryJournal::new()), Recovered::default()).await;
+    let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned(), observer: false };
+    consensus.found(BTreeMap::from([(NodeId::from_bits(1), member)])).await.unwrap();
+    until_leading(&consensus).await;
+    let mut kept: Vec<_> =
+        (0..3 * PROPOSALS_UNDER_WAY_MAX).map(|_| Box::pin(consensus.propose(found(7)))).collect();
+    assert!(kept.iter_mut().all(|asked| asked.as_mut().now_or_never().is_none()));
+    assert_eq!(within_10_s(consensus.propose(found(9))).await, Ok(Outcome::AlreadyFounded));
+    consensus.shutdown().await;
+}
+
+/// What waits behind the entries of a leader that leads no more is told so at once: nothing of it was proposed.
+#[tokio::test]
+async fn who_waits_for_a_turn_hears_that_the_leader_is_deposed() {
+    let (held, taken) = (Mutex::new(None), AtomicUsize::new(0));
+    let slow = Arc::new(Slow { journal: MemoryJournal::new(), held, taken });
+    let (consensus, _) = alone(slow.clone(), Recovered::default()).await;
+    let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned(), observer: false };
+    consensus.found(BTreeMap::from([(NodeId::from_bits(1), member)])).await.unwrap();
+    let term = until_leading(&consensus).await;
+
+    *slow.held() = Some(Vec::new());
+    let all = (0..2 * PROPOSALS_UNDER_WAY_MAX).map(|_| consensus.propose(found(7)));
+    let mut all = Box::pin(futures_util::future::join_all(all));
+    assert!(crate::runtime::timeout(Duration::from_millis(200), all.as_mut()).await.is_err());
+    let (term, leader) = (term + 1, NodeId::from_bits(2));
+    let leader_id = openraft::impls::leader_id_std::LeaderId { term, voted_for: leader };
+    let append = AppendEntriesRequest::<Types> {
+        vote: Vote { leader_id, committed: true },
+        prev_log_id: None,
+        entries: Vec::new(),
+        leader_commit: None,
+    };
+    let (receiver, append) = (consensus.receiver(), codec::encode(&append));
+    let deposed = receiver.receive(network::APPEND, &append);
+    let last = crate::runtime::select2(consensus.propose(found(7)), async {
+        let _ = deposed.await;
+        std::future::pending::<()>().await;
+    });
+    let crate::runtime::Either::First(last) = within_10_s(last).await else { unreachable!() };
+    assert!(matches!(last, Err(crate::raft::ConsensusError::NotLeader { .. })), "{last:?}");
+    drop(all);
     consensus.shutdown().await;
 }
 

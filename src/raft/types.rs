@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use openraft::{OptionalSend, RaftTypeConfig};
 use serde::{Deserialize, Serialize};
 
 #[cfg(not(feature = "chaos"))]
@@ -40,18 +41,29 @@ pub(crate) struct Member {
     pub(crate) observer: bool,
 }
 
-openraft::declare_raft_types!(
-    /// openraft with our types. One leader a term (`leader_id_std`), so that a term alone names a leadership:
-    /// that is what `Expire` carries and what deadlines belong to.
-    pub(crate) Types:
-        D = Proposal,
-        R = Answer,
-        NodeId = NodeId,
-        Node = Member,
-        LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
-        // The seam for time, tasks and channels.
-        AsyncRuntime = Runtime,
-);
+/// openraft with our types. By hand, because its macro has no word for a responder of one's own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Types;
+
+impl RaftTypeConfig for Types {
+    type D = Proposal;
+    type R = Answer;
+    type NodeId = NodeId;
+    type Node = Member;
+    type Term = u64;
+    /// One leader a term, so that a term alone names a leadership: that is what `Expire` carries and what deadlines belong
+    /// to.
+    type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, NodeId>;
+    type Vote = openraft::impls::Vote<Self::LeaderId>;
+    type Payload = openraft::EntryPayload<Proposal, NodeId, Member>;
+    type Entry = openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
+    /// The seam for time, tasks and channels.
+    type AsyncRuntime = Runtime;
+    /// It carries an entry's turn.
+    type Responder<T: OptionalSend + 'static> = super::proposing::Responder<T>;
+    type Batch<T: OptionalSend + 'static> = openraft::impls::InlineBatch<T>;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
 
 /// The log test suite of openraft counts nodes from 0.
 impl From<u64> for NodeId {

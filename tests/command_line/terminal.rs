@@ -13,6 +13,7 @@ use std::{
 use rustix::{
     process::{Pid, Signal, kill_process},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::tcgetpgrp,
 };
 
 use crate::{
@@ -80,6 +81,16 @@ impl Terminal {
         between
     }
 
+    /// Waits until a job has the terminal: a shell says which one it lets go on before it gives it the terminal, and a
+    /// Ctrl-C between the two is the shell's.
+    #[track_caller]
+    fn belongs_to_a_job(&self) {
+        let shell = i32::try_from(self.shell.id()).unwrap();
+        until("a job to have the terminal", || {
+            (tcgetpgrp(&self.keys).unwrap().as_raw_nonzero().get() != shell).then_some(())
+        });
+    }
+
     #[track_caller]
     fn number_behind(&mut self, text: &str) -> i32 {
         self.shows(text);
@@ -131,6 +142,7 @@ fn the_command_reads_what_is_typed() {
     terminal.shows("\r\n");
     terminal.types(fg);
     terminal.shows("leasehold run x -- sh");
+    terminal.belongs_to_a_job();
     terminal.types("\x03");
     assert_eq!(terminal.number_behind("code="), 130);
 

@@ -1,0 +1,207 @@
+//! What one process asks for at once: so many acquisitions, and the rest wait behind them, in the order of their coming.
+//!
+//! Each acquisition is asked for again and again until it is answered. A hundred thousand of them would knock so often that
+//! nothing else came through where they asked, elections included. Renewals, releases and whatever else a process asks for
+//! pass by.
+//!
+//! They are worked off by tasks of the process: a future that an application keeps and does not poll is in nobody's way.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+use crate::{
+    backlog::{Backlog, Beginner},
+    limits::ACQUISITIONS_UNDER_WAY_MAX,
+    runtime::{self, Either},
+};
+
+/// A job, or a task that works jobs off.
+type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// See the file's head.
+#[derive(Default)]
+pub(super) struct Crowd {
+    backlog: Backlog<Job>,
+    /// How many tasks work it off.
+    working: Arc<Mutex<usize>>,
+}
+
+/// How it went.
+pub(super) enum Turn<T> {
+    Done(T),
+    /// Its time was over before its turn came: nothing of it was begun.
+    NeverCame,
+    /// The process asks for nothing any more.
+    Stopped,
+}
+
+impl Crowd {
+    /// Does the job when its turn comes, if that is `within`. Dropping the future ends the job where it stands. `spawn` starts
+    /// a task, which nobody waits for.
+    pub(super) async fn in_turn<T: Send + 'static>(
+        &self,
+        spawn: impl FnOnce(Job),
+        within: Option<Duration>,
+        job: impl Future<Output = T> + Send + 'static,
+    ) -> Turn<T> {
+        let (mut tell, mut told) = oneshot::channel();
+        let place = self.backlog.push(
+            0,
+            Box::pin(async move {
+                if let Either::Second(done) = runtime::select2(tell.closed(), job).await {
+                    // Where nobody takes it, it is dropped, and with it what it holds.
+                    let _ = tell.send(done);
+                }
+            }),
+        );
+        self.see_that_somebody_works(spawn);
+        if let Some(within) = within
+            && let Either::Second(()) = runtime::select2(&mut told, runtime::sleep(within)).await
+            && place.withdraw()
+        {
+            return Turn::NeverCame;
+        }
+        told.await.map_or(Turn::Stopped, Turn::Done)
+    }
+
+    fn see_that_somebody_works(&self, spawn: impl FnOnce(Job)) {
+        let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
+        if *working < ACQUISITIONS_UNDER_WAY_MAX {
+            *working += 1;
+            spawn(Box::pin(work(self.backlog.beginner(), self.working.clone())));
+        }
+    }
+}
+
+async fn work(beginner: Beginner<Job>, working: Arc<Mutex<usize>>) {
+    loop {
+        let job = {
+            let mut working = working.lock().unwrap_or_else(PoisonError::into_inner);
+            let job = beginner.pop();
+            // Under the lock: whoever puts something there next finds one less at work, and starts another.
+            *working -= usize::from(job.is_none());
+            job
+        };
+        match job {
+            Some(job) => job.await,
+            None => break,
+        }
+    }
+    beginner.leave();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::{FutureExt as _, future::join_all};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::tasks::Tasks;
+
+    const MAX: usize = ACQUISITIONS_UNDER_WAY_MAX;
+
+    /// Jobs that wait for a gate, and how many have begun.
+    struct Gate {
+        crowd: Crowd,
+        tasks: Tasks,
+        open: Arc<Semaphore>,
+        begun: Arc<AtomicUsize>,
+    }
+
+    impl Gate {
+        fn new() -> Self {
+            let (crowd, begun) = Default::default();
+            Self { crowd, tasks: Tasks::new(), open: Arc::new(Semaphore::new(0)), begun }
+        }
+
+        fn ask(&self, within: Option<Duration>) -> impl Future<Output = Turn<()>> + '_ {
+            let (open, begun) = (self.open.clone(), self.begun.clone());
+            let job = async move {
+                begun.fetch_add(1, Ordering::Relaxed);
+                open.acquire().await.unwrap().forget();
+            };
+            self.crowd.in_turn(|task| self.tasks.spawn(task), within, job)
+        }
+
+        fn begun(&self) -> usize {
+            self.begun.load(Ordering::Relaxed)
+        }
+
+        /// Lets all tasks run until nothing moves.
+        async fn rest(&self) {
+            for _ in 0..10 {
+                runtime::yield_now().await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn so_many_are_asked_for_at_once_and_the_rest_in_their_order() {
+        let gate = Gate::new();
+        let mut all = std::pin::pin!(join_all((0..3 * MAX).map(|_| gate.ask(None))));
+        assert!(all.as_mut().now_or_never().is_none());
+        gate.rest().await;
+        assert_eq!(gate.begun(), MAX);
+        gate.open.add_permits(10);
+        gate.rest().await;
+        assert_eq!(gate.begun(), MAX + 10);
+        gate.open.add_permits(3 * MAX);
+        assert!(all.await.iter().all(|turn| matches!(turn, Turn::Done(()))));
+        assert_eq!(*gate.crowd.working.lock().unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_is_not_polled_is_in_nobodys_way() {
+        let gate = Gate::new();
+        let mut kept: Vec<_> = (0..3 * MAX).map(|_| Box::pin(gate.ask(None))).collect();
+        assert!(kept.iter_mut().all(|asked| asked.as_mut().now_or_never().is_none()));
+        gate.open.add_permits(4 * MAX);
+        assert!(matches!(gate.ask(None).await, Turn::Done(())));
+        assert_eq!(gate.begun(), 3 * MAX + 1);
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_is_not_asked_for_and_what_was_begun_ends() {
+        let gate = Gate::new();
+        let mut first: Vec<_> = (0..MAX).map(|_| Box::pin(gate.ask(None))).collect();
+        assert!(first.iter_mut().all(|asked| asked.as_mut().now_or_never().is_none()));
+        gate.rest().await;
+        let mut late = Box::pin(gate.ask(None));
+        assert!(late.as_mut().now_or_never().is_none());
+        drop(late);
+        // Its time is over before its turn comes.
+        assert!(matches!(gate.ask(Some(Duration::from_millis(1))).await, Turn::NeverCame));
+        drop(first);
+        gate.rest().await;
+        assert_eq!(gate.begun(), MAX);
+        assert_eq!(*gate.crowd.working.lock().unwrap(), 0);
+        // Begun in time, it has the time that it takes.
+        let mut asked = std::pin::pin!(gate.ask(Some(Duration::from_millis(1))));
+        assert!(asked.as_mut().now_or_never().is_none());
+        gate.rest().await;
+        assert_eq!(gate.begun(), MAX + 1);
+        runtime::sleep(Duration::from_millis(2)).await;
+        assert!(asked.as_mut().now_or_never().is_none());
+        gate.open.add_permits(1);
+        assert!(matches!(asked.await, Turn::Done(())));
+    }
+
+    #[tokio::test]
+    async fn all_are_told_when_the_process_stops() {
+        let gate = Gate::new();
+        let mut all = std::pin::pin!(join_all((0..2 * MAX).map(|_| gate.ask(None))));
+        assert!(all.as_mut().now_or_never().is_none());
+        gate.rest().await;
+        gate.tasks.stop();
+        assert!(all.await.iter().all(|turn| matches!(turn, Turn::Stopped)));
+        assert!(matches!(gate.ask(None).await, Turn::Stopped));
+    }
+}

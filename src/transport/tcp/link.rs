@@ -445,11 +445,16 @@ impl Link {
         };
         shared.spawn({
             let (calls, stop, stall) = (Arc::clone(&calls), stop.clone(), shared.settings.write_stall);
+            let stopping = Arc::clone(shared);
             async move {
                 let written = select2(stop.cancelled(), pipe::write_frames(writer, queue, stall)).await;
-                if let Either::Second(Err(error)) = written {
-                    calls.lose(Unanswered::ConnectionLost { detail: error.to_string() });
-                }
+                // At once, not when the reading task comes to it: whoever finds the queue closed would take this connection
+                // for a sound one, again and again, and keep that task from coming to it.
+                calls.lose(match written {
+                    Either::Second(Err(error)) => Unanswered::ConnectionLost { detail: error.to_string() },
+                    _ if stopping.stop.is_cancelled() => Unanswered::ShutDown,
+                    _ => Unanswered::ConnectionLost { detail: "it was closed".to_owned() },
+                });
                 stop.cancel();
             }
         });

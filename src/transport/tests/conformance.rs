@@ -51,6 +51,7 @@ on_every_network! {
     large_requests_count_by_their_bytes
     shutdown_ends_everything_and_frees_the_address
     a_caller_that_shuts_down_ends_its_calls
+    those_who_go_on_calling_hear_of_a_shutdown
     dropping_a_transport_ends_its_tasks
     a_handler_that_panics_fails_its_request_only
     a_handler_ends_with_its_callers_time
@@ -330,6 +331,33 @@ async fn a_caller_that_shuts_down_ends_its_calls(world: &dyn World) {
     assert_eq!(unknown(answer), Unanswered::ShutDown);
     assert_eq!(not_sent(echo(&*caller, &peer).await), NotSent::ShutDown);
     assert_eq!(script.begun(), 1);
+}
+
+/// More of them than there are workers: one that called again and again without end would leave none to the transport's own
+/// tasks.
+async fn those_who_go_on_calling_hear_of_a_shutdown(world: &dyn World) {
+    let (server, _) = world.pair(Script::new()).await;
+    let peer = to(&*server);
+    for _ in 0..10 {
+        let caller: Arc<dyn Transport> = world.caller(fixed(member("caller", 9, 1))).into();
+        let calling = (0..16).map(|_| {
+            let (caller, peer) = (caller.clone(), peer.clone());
+            runtime::spawn(async move {
+                loop {
+                    match echo(&*caller, &peer).await {
+                        Err(CallError::NotSent { reason: NotSent::ShutDown, .. }) => break,
+                        other => drop(other),
+                    }
+                }
+            })
+        });
+        let calling: Vec<_> = calling.collect();
+        echo(&*caller, &peer).await.unwrap();
+        caller.shutdown().await;
+        for ended in within(join_all(calling)).await {
+            assert!(ended.is_ok());
+        }
+    }
 }
 
 async fn dropping_a_transport_ends_its_tasks(world: &dyn World) {

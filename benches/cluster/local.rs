@@ -179,9 +179,10 @@ pub(crate) async fn pairs(agent: &Agent, tasks: usize, pairs: usize) -> usize {
     pairs / tasks * tasks
 }
 
+const TTL: Duration = Duration::from_secs(60);
+
 /// So many leases that stay, and as many waiters that wait for one of them: as long as what is returned is there.
 pub(crate) async fn held_and_waited_for(agent: &Agent, count: usize) -> (Vec<Lease>, JoinSet<()>) {
-    const TTL: Duration = Duration::from_secs(60);
     const AT_ONCE: usize = 512;
     let mut held = Vec::with_capacity(count);
     for from in (0..count).step_by(AT_ONCE) {
@@ -191,19 +192,25 @@ pub(crate) async fn held_and_waited_for(agent: &Agent, count: usize) -> (Vec<Lea
         });
         held.extend(futures_util::future::try_join_all(some).await.expect("free names"));
     }
+    let waiting = waited_for(agent, "bench/held/0", count).await;
+    (held, waiting)
+}
+
+/// So many who ask for one name that is held, all at once; returns when all of them wait.
+pub(crate) async fn waited_for(agent: &Agent, name: &'static str, count: usize) -> JoinSet<()> {
     let mut waiting = JoinSet::new();
     for _ in 0..count {
         let agent = agent.clone();
         waiting.spawn(async move {
-            let turn = agent.lease("bench/held/0").ttl(TTL).queue_behind_own().acquire().await;
+            let turn = agent.lease(name).ttl(TTL).queue_behind_own().acquire().await;
             std::mem::drop(turn);
         });
     }
-    let waiters = async || agent.inspect("bench/held/0").await.map_or(0, |all| all.waiters_in_all);
+    let waiters = async || agent.inspect(name).await.map_or(0, |all| all.waiters_in_all);
     while waiters().await < count as u64 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    (held, waiting)
+    waiting
 }
 
 /// Pairs of acquire and release a second, each task on a name of its own.

@@ -32,8 +32,8 @@ use process::Processes;
 use report::{Report, Samples};
 
 /// What can be measured alone.
-const GROUPS: [&str; 9] =
-    ["durable", "memory", "kill", "expiry", "idle", "held", "disk", "observers", "away"];
+const GROUPS: [&str; 10] =
+    ["durable", "memory", "kill", "expiry", "idle", "held", "disk", "observers", "crowd", "away"];
 
 /// How thoroughly.
 struct Options {
@@ -103,6 +103,9 @@ fn main() {
     }
     if options.wants("observers") {
         runtime.block_on(members::observers(&options, folder.path(), &mut report));
+    }
+    if options.wants("crowd") {
+        runtime.block_on(members::crowd(&options, folder.path(), &mut report));
     }
     if options.wants("away") {
         runtime.block_on(members::away(&options, folder.path(), &mut report));

@@ -45,6 +45,33 @@ pub(crate) async fn observers(options: &Options, folder: &Path, report: &mut Rep
     }
 }
 
+/// Acquiring at another agent, while a crowd asks a follower for one name, all at once.
+pub(crate) async fn crowd(options: &Options, folder: &Path, report: &mut Report) {
+    let count = options.pick(5_000, 100_000);
+    let folder = folder.join("crowd");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let cluster = Local::start(Some(&folder)).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let normal = local::alone(&leader, options.span()).await.acquire_ms;
+    report.note("acquire alone, p50 / p99", ms_pair(&normal));
+    let held = leader.acquire("bench/crowd").await.expect("a free name");
+    let (term, done, began) = (leader.status().term, AtomicBool::new(false), Instant::now());
+    let (meanwhile, mut waiting) =
+        tokio::join!(local::alone_while(&leader, || !done.load(Ordering::Relaxed)), async {
+            let waiting = local::waited_for(&follower, "bench/crowd", count).await;
+            done.store(true, Ordering::Relaxed);
+            waiting
+        });
+    let took = began.elapsed().as_secs_f64();
+    report
+        .note(&format!("until {count} who ask a follower at once are in the queue"), format!("{took:.2} s"));
+    report.note("acquire meanwhile, p50 / p99", ms_pair(&meanwhile.acquire_ms));
+    report.note("changes of leader meanwhile", format!("{}", leader.status().term - term));
+    waiting.shutdown().await;
+    drop(held);
+    cluster.stop().await;
+}
+
 /// Acquiring while a member is away, and while it comes back by a snapshot, with many leases and as many waiters.
 pub(crate) async fn away(options: &Options, folder: &Path, report: &mut Report) {
     let count = options.pick(5_000, 100_000);

@@ -4,7 +4,8 @@
 //! nothing else came through where they asked, elections included. Renewals, releases and whatever else a process asks for
 //! pass by.
 //!
-//! They are worked off by tasks of the process: a future that an application keeps and does not poll is in nobody's way.
+//! A few are asked for by whoever wants them, which is the fastest; all beyond by tasks of the process. So a future that an
+//! application keeps and does not poll is in nobody's way: at the worst it has one of the fast places for itself.
 
 use std::{
     future::Future,
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
     backlog::{Backlog, Beginner},
@@ -24,9 +25,13 @@ use crate::{
 /// A job, or a task that works jobs off.
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// How many are asked for without a task.
+const FAST_PLACES: usize = 64;
+
 /// See the file's head.
-#[derive(Default)]
 pub(super) struct Crowd {
+    /// Nobody waits for these.
+    fast: Semaphore,
     backlog: Backlog<Job>,
     /// How many tasks work it off.
     working: Arc<Mutex<usize>>,
@@ -41,6 +46,12 @@ pub(super) enum Turn<T> {
     Stopped,
 }
 
+impl Default for Crowd {
+    fn default() -> Self {
+        Self { fast: Semaphore::new(FAST_PLACES), backlog: Backlog::default(), working: Arc::default() }
+    }
+}
+
 impl Crowd {
     /// Does the job when its turn comes, if that is `within`. Dropping the future ends the job where it stands. `spawn` starts
     /// a task, which nobody waits for.
@@ -50,6 +61,11 @@ impl Crowd {
         within: Option<Duration>,
         job: impl Future<Output = T> + Send + 'static,
     ) -> Turn<T> {
+        if self.backlog.is_empty()
+            && let Ok(_place) = self.fast.try_acquire()
+        {
+            return Turn::Done(job.await);
+        }
         let (mut tell, mut told) = oneshot::channel();
         let place = self.backlog.push(
             0,
@@ -72,7 +88,7 @@ impl Crowd {
 
     fn see_that_somebody_works(&self, spawn: impl FnOnce(Job)) {
         let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
-        if *working < ACQUISITIONS_UNDER_WAY_MAX {
+        if *working < ACQUISITIONS_UNDER_WAY_MAX - FAST_PLACES {
             *working += 1;
             spawn(Box::pin(work(self.backlog.beginner(), self.working.clone())));
         }
@@ -147,15 +163,22 @@ mod tests {
     async fn so_many_are_asked_for_at_once_and_the_rest_in_their_order() {
         let gate = Gate::new();
         let mut all = std::pin::pin!(join_all((0..3 * MAX).map(|_| gate.ask(None))));
-        assert!(all.as_mut().now_or_never().is_none());
-        gate.rest().await;
+        let mut rest = async || {
+            for _ in 0..10 {
+                assert!(all.as_mut().now_or_never().is_none());
+                runtime::yield_now().await;
+            }
+        };
+        rest().await;
         assert_eq!(gate.begun(), MAX);
-        gate.open.add_permits(10);
-        gate.rest().await;
+        gate.open.add_permits(FAST_PLACES + 10);
+        rest().await;
+        // A fast place is for who comes when nobody waits.
         assert_eq!(gate.begun(), MAX + 10);
         gate.open.add_permits(3 * MAX);
         assert!(all.await.iter().all(|turn| matches!(turn, Turn::Done(()))));
         assert_eq!(*gate.crowd.working.lock().unwrap(), 0);
+        assert_eq!(gate.crowd.fast.available_permits(), FAST_PLACES);
     }
 
     #[tokio::test]
@@ -184,6 +207,7 @@ mod tests {
         assert_eq!(gate.begun(), MAX);
         assert_eq!(*gate.crowd.working.lock().unwrap(), 0);
         // Begun in time, it has the time that it takes.
+        let _fast = gate.crowd.fast.try_acquire_many(FAST_PLACES as u32).unwrap();
         let mut asked = std::pin::pin!(gate.ask(Some(Duration::from_millis(1))));
         assert!(asked.as_mut().now_or_never().is_none());
         gate.rest().await;
@@ -201,7 +225,10 @@ mod tests {
         assert!(all.as_mut().now_or_never().is_none());
         gate.rest().await;
         gate.tasks.stop();
-        assert!(all.await.iter().all(|turn| matches!(turn, Turn::Stopped)));
-        assert!(matches!(gate.ask(None).await, Turn::Stopped));
+        // Who is asked for in a fast place is told by what it asks.
+        gate.open.add_permits(FAST_PLACES);
+        let all = all.await;
+        assert!(all.iter().take(FAST_PLACES).all(|turn| matches!(turn, Turn::Done(()))));
+        assert!(all.iter().skip(FAST_PLACES).all(|turn| matches!(turn, Turn::Stopped)));
     }
 }

@@ -4,21 +4,25 @@
 //! in time ask again. So whatever slows commits down would make the log longer, and a longer log commits more slowly still: a
 //! hundred thousand who asked for one name at once, again and again, had a million entries in it, and the followers never caught
 //! up. Therefore an entry for a client takes a turn of [`PROPOSALS_UNDER_WAY_MAX`], and has it until it is decided: the turn
-//! travels with the entry, through openraft ([`Responder`]), and no future that waits for an answer has any part in it. What has
-//! no turn yet waits in a [`Backlog`], and one task proposes from there. What a leader proposes of its own, expiries above all,
+//! travels with the entry, through openraft ([`Responder`]), and no future that waits for an answer has any part in it. Where
+//! no turn is left, the entry waits in a [`Backlog`], from which one task proposes. What a leader proposes of its own, expiries above all,
 //! takes none.
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use openraft::{OptionalSend, errors::ClientWriteError, raft::ClientWriteResult};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    task::unconstrained,
+};
 
 use super::{
     Consensus, ConsensusError, LeadershipWatch, not_leader,
     types::{self, Answer, Handle, Proposal, Types},
 };
 use crate::{
-    backlog::{Backlog, Beginner},
+    backlog::{Backlog, Beginner, Place},
     limits::PROPOSALS_UNDER_WAY_MAX,
     runtime::{self, Either},
     table::{Command, Entry, Outcome},
@@ -42,11 +46,13 @@ impl<T: OptionalSend + 'static> openraft::raft::responder::Responder<Types, T> f
     }
 }
 
-/// What has no turn yet.
+/// The turns, and what has none yet.
 #[derive(Clone)]
 pub(super) struct Proposing {
+    turns: Arc<Semaphore>,
     backlog: Backlog<Wanted>,
     arrived: Arc<Notify>,
+    tasks: Tasks,
 }
 
 struct Wanted {
@@ -57,29 +63,48 @@ struct Wanted {
 impl Proposing {
     /// Its task ends with the owner of the tasks.
     pub(super) fn new(raft: Handle, tasks: &Tasks) -> Self {
-        let proposing = Self { backlog: Backlog::default(), arrived: Arc::default() };
-        tasks.spawn(propose_all(raft, proposing.backlog.beginner(), proposing.arrived.clone()));
-        proposing
+        let turns = Arc::new(Semaphore::new(PROPOSALS_UNDER_WAY_MAX));
+        let (backlog, arrived) = (Backlog::default(), Arc::new(Notify::new()));
+        tasks.spawn(propose_all(raft, turns.clone(), backlog.beginner(), arrived.clone()));
+        Self { turns, backlog, arrived, tasks: tasks.clone() }
     }
 
-    /// What gives something back goes before what wants something: a crowd that asks is not in its way.
-    fn rank(command: &Command) -> u8 {
-        u8::from(matches!(command, Command::Acquire(_)))
+    /// Proposes it, if there is a turn and nobody waits for one. Else it waits in the place that is returned.
+    fn propose(&self, raft: &Handle, wanted: Wanted) -> Option<Place<Wanted>> {
+        if self.backlog.is_empty()
+            && let Ok(turn) = self.turns.clone().try_acquire_owned()
+        {
+            let mut proposing = Box::pin(propose(raft.clone(), wanted, Some(turn)));
+            // More fit into openraft's channel than have turns, so it is done at once. Where it is not, no future of a proposer's
+            // may have it.
+            if unconstrained(proposing.as_mut()).now_or_never().is_none() {
+                self.tasks.spawn(proposing);
+            }
+            return None;
+        }
+        // What gives something back goes before what wants something: a crowd that asks is not in its way.
+        let rank = u8::from(matches!(wanted.entry.command, Command::Acquire(_)));
+        let place = self.backlog.push(rank, wanted);
+        self.arrived.notify_one();
+        Some(place)
     }
 }
 
-async fn propose_all(raft: Handle, wanted: Beginner<Wanted>, arrived: Arc<Notify>) {
-    let turns = Arc::new(Semaphore::new(PROPOSALS_UNDER_WAY_MAX));
+async fn propose(raft: Handle, Wanted { entry, tell }: Wanted, turn: Option<OwnedSemaphorePermit>) {
+    let request = raft.write(Proposal(Arc::new(entry))).responder(Responder { tell, turn });
+    if let Err(error) = request.await {
+        // It has dropped the responder, which says the rest.
+        tracing::debug!(%error, "an entry was not proposed");
+    }
+}
+
+async fn propose_all(raft: Handle, turns: Arc<Semaphore>, backlog: Beginner<Wanted>, arrived: Arc<Notify>) {
     loop {
         arrived.notified().await;
-        while !wanted.is_empty() {
+        while !backlog.is_empty() {
             let turn = turn(&turns, &raft).await;
-            let Some(Wanted { entry, tell }) = wanted.pop() else { break };
-            let request = raft.write(Proposal(Arc::new(entry))).responder(Responder { tell, turn });
-            if let Err(error) = request.await {
-                // It has dropped the responder, which says the rest.
-                tracing::debug!(%error, "an entry was not proposed");
-            }
+            let Some(wanted) = backlog.pop() else { break };
+            propose(raft.clone(), wanted, turn).await;
         }
     }
 }
@@ -105,9 +130,7 @@ impl Consensus {
     /// committed all the same.
     pub(crate) async fn propose(&self, entry: Entry) -> Result<Outcome, ConsensusError> {
         let (tell, told) = oneshot::channel();
-        let rank = Proposing::rank(&entry.command);
-        let _place = self.proposing.backlog.push(rank, Wanted { entry, tell });
-        self.proposing.arrived.notify_one();
+        let _place = self.proposing.propose(&self.raft, Wanted { entry, tell });
         outcome(told.await.ok())
     }
 

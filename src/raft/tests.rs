@@ -299,6 +299,8 @@ async fn who_waits_for_a_turn_hears_that_the_leader_is_deposed() {
     let all = (0..2 * PROPOSALS_UNDER_WAY_MAX).map(|_| consensus.propose(found(7)));
     let mut all = Box::pin(futures_util::future::join_all(all));
     assert!(crate::runtime::timeout(Duration::from_millis(200), all.as_mut()).await.is_err());
+    // It votes alone, and would lead again in a moment.
+    consensus.raft.runtime_config().elect(false);
     let (term, leader) = (term + 1, NodeId::from_bits(2));
     let leader_id = openraft::impls::leader_id_std::LeaderId { term, voted_for: leader };
     let append = AppendEntriesRequest::<Types> {

@@ -22,11 +22,15 @@ struct Waiting<T> {
     closed: bool,
 }
 
-/// Who begins what is in it. Dropped, it closes: all that waits there is dropped, and so is what comes later.
-pub(crate) struct Beginner<T>(Backlog<T>);
+/// Who begins what is in it. Dropped before it [leaves](Self::leave), it closes: all that waits there is dropped, and so is
+/// what comes later.
+pub(crate) struct Beginner<T> {
+    backlog: Backlog<T>,
+    closes: bool,
+}
 
-/// An item's place. Dropped, the item is gone, unless it was begun.
-pub(crate) struct Place<T> {
+/// What an item can be taken back with. Dropped, the item is gone, unless it was begun.
+pub(crate) struct Ticket<T> {
     backlog: Backlog<T>,
     key: (u8, u64),
 }
@@ -49,16 +53,19 @@ impl<T> Backlog<T> {
     }
 
     /// Behind all that came before, but for those of a higher rank number.
-    pub(crate) fn push(&self, rank: u8, item: T) -> Place<T> {
+    pub(crate) fn push(&self, rank: u8, item: T) -> Ticket<T> {
+        // What is dropped here and below is dropped when the lock is free again: it may wake somebody.
+        let mut item = Some(item);
         let mut waiting = self.lock();
         waiting.numbers += 1;
         let key = (rank, waiting.numbers);
-        if waiting.closed {
-            drop(item);
-        } else {
+        if !waiting.closed
+            && let Some(item) = item.take()
+        {
             waiting.items.insert(key, item);
         }
-        Place { backlog: self.clone(), key }
+        drop(waiting);
+        Ticket { backlog: self.clone(), key }
     }
 
     /// The next to be begun.
@@ -71,15 +78,14 @@ impl<T> Backlog<T> {
     }
 
     pub(crate) fn beginner(&self) -> Beginner<T> {
-        Beginner(self.clone())
+        Beginner { backlog: self.clone(), closes: true }
     }
 }
 
 impl<T> Beginner<T> {
     /// It ends as it should: nothing is closed.
-    pub(crate) fn leave(self) {
-        let mut me = std::mem::ManuallyDrop::new(self);
-        drop(std::mem::take(&mut me.0));
+    pub(crate) fn leave(mut self) {
+        self.closes = false;
     }
 }
 
@@ -87,31 +93,31 @@ impl<T> Deref for Beginner<T> {
     type Target = Backlog<T>;
 
     fn deref(&self) -> &Backlog<T> {
-        &self.0
+        &self.backlog
     }
 }
 
 impl<T> Drop for Beginner<T> {
     fn drop(&mut self) {
-        let left = {
-            let mut waiting = self.0.lock();
+        if self.closes {
+            let mut waiting = self.backlog.lock();
             waiting.closed = true;
-            std::mem::take(&mut waiting.items)
-        };
-        drop(left);
+            let left = std::mem::take(&mut waiting.items);
+            drop(waiting);
+            drop(left);
+        }
     }
 }
 
-impl<T> Place<T> {
+impl<T> Ticket<T> {
     /// Takes the item back; false if it was begun.
     pub(crate) fn withdraw(&self) -> bool {
-        // What it was is dropped when the lock is free again.
         let item = self.backlog.lock().items.remove(&self.key);
         item.is_some()
     }
 }
 
-impl<T> Drop for Place<T> {
+impl<T> Drop for Ticket<T> {
     fn drop(&mut self) {
         self.withdraw();
     }
@@ -124,7 +130,7 @@ mod tests {
     #[test]
     fn the_first_come_is_begun_first_within_its_rank() {
         let backlog = Backlog::default();
-        let _places = [(1, "c"), (0, "a"), (1, "d"), (0, "b")].map(|(rank, item)| backlog.push(rank, item));
+        let _tickets = [(1, "c"), (0, "a"), (1, "d"), (0, "b")].map(|(rank, item)| backlog.push(rank, item));
         let begun: Vec<_> = std::iter::from_fn(|| backlog.pop()).collect();
         assert_eq!(begun, ["a", "b", "c", "d"]);
         assert!(backlog.is_empty());
@@ -140,5 +146,23 @@ mod tests {
         assert!(third.withdraw());
         assert!(!third.withdraw());
         assert_eq!(backlog.pop(), None);
+    }
+
+    #[test]
+    fn who_leaves_closes_nothing_and_keeps_nothing_and_who_is_dropped_closes() {
+        let backlog = Backlog::default();
+        let first = backlog.push(0, "a");
+        backlog.beginner().leave();
+        assert_eq!(Arc::strong_count(&backlog.0), 2);
+        assert_eq!(backlog.pop(), Some("a"));
+        drop(first);
+        let second = backlog.push(0, "b");
+        drop(backlog.beginner());
+        assert!(!second.withdraw());
+        let third = backlog.push(0, "c");
+        assert!(!third.withdraw());
+        assert!(backlog.is_empty());
+        drop((second, third));
+        assert_eq!(Arc::strong_count(&backlog.0), 1);
     }
 }

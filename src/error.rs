@@ -294,7 +294,8 @@ pub enum AcquireError {
         /// The token of the lease that is held; `None` when a call waits.
         token: Option<Token>,
     },
-    /// *Nothing is held*: the turn did not come in time. The place in the queue is given up.
+    /// *Nothing is held*: the turn did not come in time, in the queue of the name, where the place is given up, or among what
+    /// this process asks for at once ([`ACQUISITIONS_UNDER_WAY_MAX`](crate::limits::ACQUISITIONS_UNDER_WAY_MAX)).
     #[error("{name:?} did not become free within {within:?}; wait longer, or see who holds it")]
     TimedOut {
         /// The name.

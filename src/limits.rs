@@ -66,8 +66,10 @@ pub const TLS_CHAIN_MAX: usize = 4;
 /// How many acquisitions an agent or a client asks for at once; those that come later wait behind them. To wait in the queue of
 /// a name is not to ask.
 pub const ACQUISITIONS_UNDER_WAY_MAX: usize = 512;
+/// How many of them are asked for by the futures of those who want them, without a task.
+pub const ACQUISITIONS_WITHOUT_TASK_MAX: usize = 64;
 /// The most entries that a leader has under way for clients at once; whoever comes next waits for a turn. So a log whose commits
-/// are slow grows by this much at most, however many ask, and however often.
+/// are slow grows by about this much at most, however many ask, and however often.
 pub const PROPOSALS_UNDER_WAY_MAX: usize = 4_096;
 /// The most replication messages to one follower that are under way at once: one with entries, and commit marks.
 pub const APPENDS_UNDER_WAY_MAX: usize = 8;
@@ -160,6 +162,7 @@ const _: () = {
     assert!(WAITERS_PER_NAME_MAX <= LEASES_MAX);
     // The largest frame fits into what may be in flight: no request waits for ever for room.
     assert!(FRAME_BYTES_MAX / FLIGHT_UNIT_BYTES < REQUESTS_IN_FLIGHT_MAX);
+    assert!(ACQUISITIONS_WITHOUT_TASK_MAX < ACQUISITIONS_UNDER_WAY_MAX);
     assert!(REFUSAL_TEXT_BYTES_MAX + AGENT_NAME_BYTES_MAX + 256 < HANDSHAKE_BYTES_MAX);
     assert!(STALL_TOLERANCE.as_millis() < STALL_TICK.as_millis());
     // 16 values to a page before it splits, 10 more until it is written anew.

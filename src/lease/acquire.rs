@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 use super::{
     Grant, Lease,
-    crowd::{Crowd, Turn},
+    crowd::{CarriedOut, Crowd},
     held::Held,
     own::{InTheWay, Own},
     renewer::{Renewer, Upkeep},
@@ -341,12 +341,13 @@ impl Spec {
         let spawn = |task| self.holding.requester.spawn_while_open(task);
         let left = self.within.map(|within| within.saturating_sub(self.now().since(self.began)));
         let Said { id, outcome, sent, only_copy, mut abandon } =
-            match self.holding.crowd.in_turn(spawn, left, asked).await {
-                Turn::Done(said) => said?,
-                Turn::NeverCame => {
-                    return Err(self.out_of_time("others of this process were asked for before it"));
+            match self.holding.crowd.carry_out(spawn, left, asked).await {
+                CarriedOut::Done(said) => said?,
+                CarriedOut::NeverBegun => {
+                    let within = self.within.unwrap_or_default();
+                    return Err(AcquireError::TimedOut { name: self.name.clone(), within });
                 }
-                Turn::Stopped => {
+                CarriedOut::Stopped => {
                     return Err(AcquireError::Stopped { detail: "it asks for nothing any more".to_owned() });
                 }
             };

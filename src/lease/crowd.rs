@@ -9,65 +9,69 @@
 
 use std::{
     future::Future,
+    panic::{AssertUnwindSafe, resume_unwind},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
     backlog::{Backlog, Beginner},
-    limits::ACQUISITIONS_UNDER_WAY_MAX,
+    limits::{ACQUISITIONS_UNDER_WAY_MAX, ACQUISITIONS_WITHOUT_TASK_MAX},
     runtime::{self, Either},
 };
 
 /// A job, or a task that works jobs off.
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// How many are asked for without a task.
-const FAST_PLACES: usize = 64;
-
 /// See the file's head.
 pub(super) struct Crowd {
-    /// Nobody waits for these.
+    /// Places that nobody waits for.
     fast: Semaphore,
     backlog: Backlog<Job>,
     /// How many tasks work it off.
     working: Arc<Mutex<usize>>,
 }
 
-/// How it went.
-pub(super) enum Turn<T> {
+/// How a job went.
+pub(super) enum CarriedOut<T> {
     Done(T),
-    /// Its time was over before its turn came: nothing of it was begun.
-    NeverCame,
+    /// Its time was over before.
+    NeverBegun,
     /// The process asks for nothing any more.
     Stopped,
 }
 
 impl Default for Crowd {
     fn default() -> Self {
-        Self { fast: Semaphore::new(FAST_PLACES), backlog: Backlog::default(), working: Arc::default() }
+        Self {
+            fast: Semaphore::new(ACQUISITIONS_WITHOUT_TASK_MAX),
+            backlog: Backlog::default(),
+            working: Arc::default(),
+        }
     }
 }
 
 impl Crowd {
-    /// Does the job when its turn comes, if that is `within`. Dropping the future ends the job where it stands. `spawn` starts
-    /// a task, which nobody waits for.
-    pub(super) async fn in_turn<T: Send + 'static>(
+    /// Carries the job out, if it can be begun `within` that time. Dropping the future ends the job where it stands. `spawn`
+    /// starts a task, which nobody waits for.
+    pub(super) async fn carry_out<T: Send + 'static>(
         &self,
         spawn: impl FnOnce(Job),
         within: Option<Duration>,
         job: impl Future<Output = T> + Send + 'static,
-    ) -> Turn<T> {
+    ) -> CarriedOut<T> {
         if self.backlog.is_empty()
             && let Ok(_place) = self.fast.try_acquire()
         {
-            return Turn::Done(job.await);
+            return CarriedOut::Done(job.await);
         }
         let (mut tell, mut told) = oneshot::channel();
-        let place = self.backlog.push(
+        let job = AssertUnwindSafe(job).catch_unwind();
+        let ticket = self.backlog.push(
             0,
             Box::pin(async move {
                 if let Either::Second(done) = runtime::select2(tell.closed(), job).await {
@@ -77,19 +81,30 @@ impl Crowd {
             }),
         );
         self.see_that_somebody_works(spawn);
-        if let Some(within) = within
-            && let Either::Second(()) = runtime::select2(&mut told, runtime::sleep(within)).await
-            && place.withdraw()
-        {
-            return Turn::NeverCame;
+        let told = match within {
+            None => told.await,
+            Some(within) => match runtime::select2(&mut told, runtime::sleep(within)).await {
+                Either::First(told) => told,
+                Either::Second(()) if ticket.withdraw() => return CarriedOut::NeverBegun,
+                Either::Second(()) => told.await,
+            },
+        };
+        match told {
+            Ok(Ok(done)) => CarriedOut::Done(done),
+            // It is the caller's, as if the job had run in its own future.
+            Ok(Err(panic)) => resume_unwind(panic),
+            Err(_) => CarriedOut::Stopped,
         }
-        told.await.map_or(Turn::Stopped, Turn::Done)
     }
 
     fn see_that_somebody_works(&self, spawn: impl FnOnce(Job)) {
-        let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
-        if *working < ACQUISITIONS_UNDER_WAY_MAX - FAST_PLACES {
-            *working += 1;
+        let more = {
+            let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
+            let more = *working < ACQUISITIONS_UNDER_WAY_MAX - ACQUISITIONS_WITHOUT_TASK_MAX;
+            *working += usize::from(more);
+            more
+        };
+        if more {
             spawn(Box::pin(work(self.backlog.beginner(), self.working.clone())));
         }
     }
@@ -116,7 +131,7 @@ async fn work(beginner: Beginner<Job>, working: Arc<Mutex<usize>>) {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use futures_util::{FutureExt as _, future::join_all};
+    use futures_util::future::join_all;
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -138,13 +153,13 @@ mod tests {
             Self { crowd, tasks: Tasks::new(), open: Arc::new(Semaphore::new(0)), begun }
         }
 
-        fn ask(&self, within: Option<Duration>) -> impl Future<Output = Turn<()>> + '_ {
+        fn ask(&self, within: Option<Duration>) -> impl Future<Output = CarriedOut<()>> + '_ {
             let (open, begun) = (self.open.clone(), self.begun.clone());
             let job = async move {
                 begun.fetch_add(1, Ordering::Relaxed);
                 open.acquire().await.unwrap().forget();
             };
-            self.crowd.in_turn(|task| self.tasks.spawn(task), within, job)
+            self.crowd.carry_out(|task| self.tasks.spawn(task), within, job)
         }
 
         fn begun(&self) -> usize {
@@ -171,14 +186,14 @@ mod tests {
         };
         rest().await;
         assert_eq!(gate.begun(), MAX);
-        gate.open.add_permits(FAST_PLACES + 10);
+        gate.open.add_permits(ACQUISITIONS_WITHOUT_TASK_MAX + 10);
         rest().await;
         // A fast place is for who comes when nobody waits.
         assert_eq!(gate.begun(), MAX + 10);
         gate.open.add_permits(3 * MAX);
-        assert!(all.await.iter().all(|turn| matches!(turn, Turn::Done(()))));
+        assert!(all.await.iter().all(|turn| matches!(turn, CarriedOut::Done(()))));
         assert_eq!(*gate.crowd.working.lock().unwrap(), 0);
-        assert_eq!(gate.crowd.fast.available_permits(), FAST_PLACES);
+        assert_eq!(gate.crowd.fast.available_permits(), ACQUISITIONS_WITHOUT_TASK_MAX);
     }
 
     #[tokio::test]
@@ -187,7 +202,7 @@ mod tests {
         let mut kept: Vec<_> = (0..3 * MAX).map(|_| Box::pin(gate.ask(None))).collect();
         assert!(kept.iter_mut().all(|asked| asked.as_mut().now_or_never().is_none()));
         gate.open.add_permits(4 * MAX);
-        assert!(matches!(gate.ask(None).await, Turn::Done(())));
+        assert!(matches!(gate.ask(None).await, CarriedOut::Done(())));
         assert_eq!(gate.begun(), 3 * MAX + 1);
     }
 
@@ -201,13 +216,13 @@ mod tests {
         assert!(late.as_mut().now_or_never().is_none());
         drop(late);
         // Its time is over before its turn comes.
-        assert!(matches!(gate.ask(Some(Duration::from_millis(1))).await, Turn::NeverCame));
+        assert!(matches!(gate.ask(Some(Duration::from_millis(1))).await, CarriedOut::NeverBegun));
         drop(first);
         gate.rest().await;
         assert_eq!(gate.begun(), MAX);
         assert_eq!(*gate.crowd.working.lock().unwrap(), 0);
         // Begun in time, it has the time that it takes.
-        let _fast = gate.crowd.fast.try_acquire_many(FAST_PLACES as u32).unwrap();
+        let _fast = gate.crowd.fast.try_acquire_many(ACQUISITIONS_WITHOUT_TASK_MAX as u32).unwrap();
         let mut asked = std::pin::pin!(gate.ask(Some(Duration::from_millis(1))));
         assert!(asked.as_mut().now_or_never().is_none());
         gate.rest().await;
@@ -215,7 +230,37 @@ mod tests {
         runtime::sleep(Duration::from_millis(2)).await;
         assert!(asked.as_mut().now_or_never().is_none());
         gate.open.add_permits(1);
-        assert!(matches!(asked.await, Turn::Done(())));
+        assert!(matches!(asked.await, CarriedOut::Done(())));
+    }
+
+    /// Those who have a time, and are answered in it.
+    #[tokio::test]
+    async fn a_time_that_is_not_needed_changes_nothing() {
+        let gate = Gate::new();
+        let within = Some(Duration::from_secs(10));
+        let mut all = std::pin::pin!(join_all((0..2 * MAX).map(|_| gate.ask(within))));
+        assert!(all.as_mut().now_or_never().is_none());
+        gate.rest().await;
+        gate.open.add_permits(2 * MAX);
+        assert!(all.await.iter().all(|done| matches!(done, CarriedOut::Done(()))));
+        let _fast = gate.crowd.fast.try_acquire_many(ACQUISITIONS_WITHOUT_TASK_MAX as u32).unwrap();
+        let mut asked = std::pin::pin!(gate.ask(within));
+        assert!(asked.as_mut().now_or_never().is_none());
+        gate.tasks.stop();
+        assert!(matches!(asked.await, CarriedOut::Stopped));
+    }
+
+    #[tokio::test]
+    async fn a_job_that_panics_is_its_callers_alone() {
+        let gate = Gate::new();
+        let _fast = gate.crowd.fast.try_acquire_many(ACQUISITIONS_WITHOUT_TASK_MAX as u32).unwrap();
+        let begun = gate.begun.clone();
+        let job = async move { assert_eq!(begun.load(Ordering::Relaxed), 7, "on purpose") };
+        let asked = gate.crowd.carry_out(|task| gate.tasks.spawn(task), None, job);
+        assert!(AssertUnwindSafe(asked).catch_unwind().await.is_err());
+        gate.open.add_permits(1);
+        assert!(matches!(gate.ask(None).await, CarriedOut::Done(())));
+        assert_eq!(*gate.crowd.working.lock().unwrap(), 0);
     }
 
     #[tokio::test]
@@ -226,9 +271,13 @@ mod tests {
         gate.rest().await;
         gate.tasks.stop();
         // Who is asked for in a fast place is told by what it asks.
-        gate.open.add_permits(FAST_PLACES);
+        gate.open.add_permits(ACQUISITIONS_WITHOUT_TASK_MAX);
         let all = all.await;
-        assert!(all.iter().take(FAST_PLACES).all(|turn| matches!(turn, Turn::Done(()))));
-        assert!(all.iter().skip(FAST_PLACES).all(|turn| matches!(turn, Turn::Stopped)));
+        assert!(
+            all.iter().take(ACQUISITIONS_WITHOUT_TASK_MAX).all(|turn| matches!(turn, CarriedOut::Done(())))
+        );
+        assert!(
+            all.iter().skip(ACQUISITIONS_WITHOUT_TASK_MAX).all(|turn| matches!(turn, CarriedOut::Stopped))
+        );
     }
 }

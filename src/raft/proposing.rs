@@ -22,7 +22,7 @@ use super::{
     types::{self, Answer, Handle, Proposal, Types},
 };
 use crate::{
-    backlog::{Backlog, Beginner, Place},
+    backlog::{Backlog, Beginner, Ticket},
     limits::PROPOSALS_UNDER_WAY_MAX,
     runtime::{self, Either},
     table::{Command, Entry, Outcome},
@@ -69,8 +69,8 @@ impl Proposing {
         Self { turns, backlog, arrived, tasks: tasks.clone() }
     }
 
-    /// Proposes it, if there is a turn and nobody waits for one. Else it waits in the place that is returned.
-    fn propose(&self, raft: &Handle, wanted: Wanted) -> Option<Place<Wanted>> {
+    /// Proposes it, if there is a turn and nobody waits for one. Else it waits, until what is returned is dropped.
+    fn propose(&self, raft: &Handle, wanted: Wanted) -> Option<Ticket<Wanted>> {
         if self.backlog.is_empty()
             && let Ok(turn) = self.turns.clone().try_acquire_owned()
         {
@@ -84,9 +84,9 @@ impl Proposing {
         }
         // What gives something back goes before what wants something: a crowd that asks is not in its way.
         let rank = u8::from(matches!(wanted.entry.command, Command::Acquire(_)));
-        let place = self.backlog.push(rank, wanted);
+        let ticket = self.backlog.push(rank, wanted);
         self.arrived.notify_one();
-        Some(place)
+        Some(ticket)
     }
 }
 
@@ -130,7 +130,7 @@ impl Consensus {
     /// committed all the same.
     pub(crate) async fn propose(&self, entry: Entry) -> Result<Outcome, ConsensusError> {
         let (tell, told) = oneshot::channel();
-        let _place = self.proposing.propose(&self.raft, Wanted { entry, tell });
+        let _ticket = self.proposing.propose(&self.raft, Wanted { entry, tell });
         outcome(told.await.ok())
     }
 
@@ -153,6 +153,6 @@ fn outcome(decided: Option<Decided>) -> Result<Outcome, ConsensusError> {
         }
         Some(Err(ClientWriteError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
         Some(Err(error)) => Err(ConsensusError::Unknown(error.to_string())),
-        None => Err(ConsensusError::Unknown("the node stopped while the entry was in flight".to_owned())),
+        None => Err(ConsensusError::Unknown("the node stopped before the entry was decided".to_owned())),
     }
 }

@@ -32,7 +32,7 @@ use super::{
 use crate::{
     limits::LINKS_MAX,
     quotas::Quotas,
-    runtime::{self, timeout, watch},
+    runtime::{Spawner, timeout, watch},
 };
 
 /// How patient a TCP transport is, which is about noticing and recovering, and no lease rule depends on it; how its
@@ -85,12 +85,14 @@ struct Shared {
     /// Those who have connected.
     guests: Arc<Guests>,
     tasks: TaskTracker,
+    /// Of the runtime that the transport was made on: it may be called from another, which ends sooner.
+    spawner: Spawner,
     stop: CancellationToken,
 }
 
 impl Shared {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        runtime::spawn(self.tasks.track_future(task));
+        self.spawner.spawn(self.tasks.track_future(task));
     }
 
     fn link(&self, address: &str, lane: Lane) -> Arc<Link> {
@@ -155,14 +157,15 @@ impl TcpTransport {
             settings,
             links: Mutex::new(BTreeMap::new()),
             tasks: TaskTracker::new(),
+            spawner: Spawner::current(),
             stop: stop.clone(),
         });
         #[cfg(feature = "tls")]
         if let Some(tls) = shared.settings.security.tls.clone() {
             let stop = stop.clone();
             shared.spawn(async move {
-                let _: runtime::Either<(), ()> =
-                    runtime::select2(stop.cancelled(), tls_peer::keep(tls)).await;
+                let _: crate::runtime::Either<(), ()> =
+                    crate::runtime::select2(stop.cancelled(), tls_peer::keep(tls)).await;
             });
         }
         Self { shared, address, listener: Mutex::new(listener), _stop: stop.drop_guard() }

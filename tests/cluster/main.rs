@@ -7,6 +7,7 @@
     reason = "tests stand outside the seam: they are the world around a cluster"
 )]
 
+mod crowd;
 mod election;
 mod failures;
 mod fixture;

@@ -21,6 +21,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("quotas", 0),
     ("codec", 0),
     ("dense", 0),
+    ("backlog", 0),
     ("fault_point", 0),
     ("flaw", 0),
     ("fuzz", 0),

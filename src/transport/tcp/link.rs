@@ -17,7 +17,7 @@ use bytes::Bytes;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpStream, lookup_host},
-    sync::{Semaphore, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
 };
 use tokio_util::sync::DropGuard;
 
@@ -51,8 +51,9 @@ struct Calls {
 
 struct Waiting {
     next: u64,
-    /// By call id, so that a lost connection tells its calls in the order in which they were made.
-    calls: BTreeMap<u64, oneshot::Sender<Reply>>,
+    /// By call id, so that a lost connection tells its calls in the order in which they were made. Each with the room that it
+    /// takes until it is answered, whether or not anybody looks at the answer then.
+    calls: BTreeMap<u64, (oneshot::Sender<Reply>, OwnedSemaphorePermit)>,
     /// Why no call is taken any more.
     lost: Option<Unanswered>,
     /// Ticks since the last call.
@@ -70,7 +71,10 @@ impl Calls {
     }
 
     /// A new call id and where its answer comes; `None` when the connection is lost.
-    fn register(self: &Arc<Self>) -> Option<(Registered, oneshot::Receiver<Reply>)> {
+    fn register(
+        self: &Arc<Self>,
+        room: OwnedSemaphorePermit,
+    ) -> Option<(Registered, oneshot::Receiver<Reply>)> {
         let (reply, answer) = oneshot::channel();
         let mut waiting = self.lock();
         if waiting.lost.is_some() {
@@ -79,7 +83,7 @@ impl Calls {
         let id = waiting.next;
         waiting.next += 1;
         waiting.idle_ticks = 0;
-        waiting.calls.insert(id, reply);
+        waiting.calls.insert(id, (reply, room));
         Some((Registered { calls: Arc::clone(self), id }, answer))
     }
 
@@ -87,7 +91,7 @@ impl Calls {
     fn answer(&self, id: u64, reply: Reply) {
         let call = self.lock().calls.remove(&id);
         match call {
-            Some(call) => drop(call.send(reply)),
+            Some((call, _room)) => drop(call.send(reply)),
             None => tracing::trace!(id, "an answer came after its call had ended"),
         }
     }
@@ -98,7 +102,7 @@ impl Calls {
         let reason = waiting.lost.get_or_insert(reason).clone();
         let calls = std::mem::take(&mut waiting.calls);
         drop(waiting);
-        for call in calls.into_values() {
+        for (call, _room) in calls.into_values() {
             drop(call.send(Reply::Lost(reason.clone())));
         }
     }
@@ -127,7 +131,9 @@ struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.calls.lock().calls.remove(&self.id);
+        // Dropped when the lock is free again.
+        let call = self.calls.lock().calls.remove(&self.id);
+        drop(call);
     }
 }
 
@@ -156,10 +162,12 @@ impl Connection {
 
     /// Asks and waits for the answer; `None` when the connection was lost before anything was sent.
     async fn ask(&self, method: Method, payload: Bytes, within: Duration, stage: &Stage) -> Option<Reply> {
-        let _slot = pipe::room(&self.flight, pipe::units(payload.len())).await.ok()?;
-        let (registered, answer) = self.calls.register()?;
+        let room = pipe::room(&self.flight, pipe::units(payload.len())).await.ok()?;
+        let (registered, answer) = self.calls.register(room)?;
         let request = Frame::request(method, registered.id, within, payload);
         if self.outbox.push(request).await == Err(Closed) {
+            // The task that would have said so is gone. A connection that takes nothing must not be taken for a sound one.
+            self.calls.lose(Unanswered::ConnectionLost { detail: "it was closed".to_owned() });
             return None;
         }
         stage.sent();
@@ -561,8 +569,10 @@ mod tests {
     #[test]
     fn a_call_that_is_dropped_leaves_nothing_behind_and_a_lost_connection_takes_no_more() {
         let calls = Arc::new(Calls::new());
-        let (dropped, _answer) = calls.register().unwrap();
-        let (kept, mut answer) = calls.register().unwrap();
+        let flight = pipe::flight();
+        let room = || Arc::clone(&flight).try_acquire_owned().unwrap();
+        let (dropped, _answer) = calls.register(room()).unwrap();
+        let (kept, mut answer) = calls.register(room()).unwrap();
         assert_ne!(dropped.id, kept.id);
         drop(dropped);
         assert_eq!(calls.lock().calls.len(), 1);
@@ -570,18 +580,19 @@ mod tests {
         calls.lose(Unanswered::ShutDown);
         calls.lose(Unanswered::ConnectionLost { detail: "later".to_owned() });
         assert!(matches!(answer.try_recv(), Ok(Reply::Lost(Unanswered::ShutDown))));
-        assert!(calls.is_lost() && calls.register().is_none());
+        assert!(calls.is_lost() && calls.register(room()).is_none());
     }
 
     #[test]
     fn an_idle_connection_is_closed_after_so_many_ticks_since_its_last_call() {
-        let calls = Arc::new(Calls::new());
+        let (calls, flight) = (Arc::new(Calls::new()), pipe::flight());
+        let room = || Arc::clone(&flight).try_acquire_owned().unwrap();
         assert!(!calls.close_if_idle(2));
         assert!(!calls.close_if_idle(2));
-        drop(calls.register().unwrap());
+        drop(calls.register(room()).unwrap());
         assert!(!calls.close_if_idle(2));
         assert!(!calls.close_if_idle(2));
         assert!(calls.close_if_idle(2));
-        assert!(calls.register().is_none(), "no call slips in after the decision");
+        assert!(calls.register(room()).is_none(), "no call slips in after the decision");
     }
 }

@@ -45,6 +45,10 @@ const LEAVE_AT_MOST: Duration = Duration::from_secs(28);
 /// It talks to one of the agents, and moves on to the next when that one doesn't answer. Its leases don't hang on any
 /// single agent: they stay while a majority of the cluster runs and any of the addresses is in reach.
 ///
+/// Each wait for a turn is a request that is under way, and an agent takes 1,024 of one name at once (`requests_per_peer` of
+/// its [`Quotas`](crate::Quotas)). A client that waits for more turns than that has no room left for its renewals: embed an
+/// agent then, or wait with clients of other names.
+///
 /// Cheap to clone; all clones are the same client. Dropping the last one closes it in the background (leases that are
 /// still in hand are lost with [`LossReason::ClientClosed`](crate::LossReason::ClientClosed));
 /// [`close`](Self::close) waits for it.

@@ -4,6 +4,7 @@
 //! implement each in its own way.
 
 mod acquire;
+mod acquisition;
 mod agenda;
 mod attempts;
 pub(crate) mod by_hand;

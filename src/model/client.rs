@@ -1,4 +1,4 @@
-//! The client's half of a step: what `lease/acquire.rs` and `lease/renewer.rs` do, around the product's [`Session`].
+//! The client's half of a step: what `lease/acquisition.rs` and `lease/renewer.rs` do, around the product's [`Session`].
 //!
 //! A client may do what it may at any time, or never: so it is paused, slow and dead as well. It renews whenever it likes,
 //! not only at a third of the ttl.

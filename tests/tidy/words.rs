@@ -124,6 +124,7 @@ const RULES: &[Rule] = &[
 /// Tests that sleep, and why they can't wait for something instead.
 const SLEEPERS: &[(&str, &str)] = &[
     ("src/client/tests.rs", "an agent is silent on purpose"),
+    ("src/lease/crowd.rs", "the time in which something is to be begun passes"),
     ("src/clock.rs", "the clock's going forward is what is tested"),
     ("src/transport/tests/in_process.rs", "a delay is what is tested"),
     ("src/transport/tests/hostile_peer.rs", "the peer is slow on purpose"),

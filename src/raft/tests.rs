@@ -127,6 +127,13 @@ async fn until_leading(consensus: &Consensus) -> u64 {
     within_10_s(leading).await
 }
 
+/// Forms a cluster of this node alone; the term in which it leads.
+async fn founded(consensus: &Consensus) -> u64 {
+    let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned(), observer: false };
+    assert!(consensus.found(BTreeMap::from([(NodeId::from_bits(1), member)])).await.unwrap());
+    until_leading(consensus).await
+}
+
 async fn within_10_s<T>(future: impl Future<Output = T>) -> T {
     crate::runtime::timeout(Duration::from_secs(10), future).await.expect("it takes longer than 10 s")
 }
@@ -142,9 +149,7 @@ async fn a_restarted_leader_stands_for_election() {
     let second = {
         let journal: Arc<MemoryJournal> = Arc::new(journal);
         let (consensus, _) = alone(journal.clone(), Recovered::default()).await;
-        let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned(), observer: false };
-        assert!(consensus.found(BTreeMap::from([(NodeId::from_bits(1), member)])).await.unwrap());
-        let term = until_leading(&consensus).await;
+        let term = founded(&consensus).await;
         assert_eq!(consensus.propose(found(7)).await, Ok(Outcome::Founded));
         consensus.shutdown().await;
         (journal.restart(), term)
@@ -164,9 +169,7 @@ async fn a_restarted_leader_stands_for_election() {
 #[tokio::test]
 async fn a_proposal_for_another_term_changes_nothing() {
     let (consensus, replica) = alone(Arc::new(MemoryJournal::new()), Recovered::default()).await;
-    let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned(), observer: false };
-    consensus.found(BTreeMap::from([(NodeId::from_bits(1), member)])).await.unwrap();
-    let term = until_leading(&consensus).await;
+    let term = founded(&consensus).await;
     for other in [term - 1, term + 1] {
         let refused = consensus.propose_in(other, found(7)).await;
         assert!(matches!(refused, Err(super::ConsensusError::NotLeader { .. })), "{refused:?}");
@@ -187,6 +190,11 @@ struct Slow {
 }
 
 impl Slow {
+    fn new() -> Arc<Self> {
+        let (held, taken) = (Mutex::new(None), AtomicUsize::new(0));
+        Arc::new(Self { journal: MemoryJournal::new(), held, taken })
+    }
+
     fn held(&self) -> std::sync::MutexGuard<'_, Option<Vec<Done>>> {
         self.held.lock().unwrap()
     }
@@ -242,12 +250,9 @@ impl Journal for Slow {
 /// Those who ask give up, and ask again; each time another entry would come into the log.
 #[tokio::test]
 async fn a_log_that_is_slow_grows_by_what_may_be_under_way() {
-    let (held, taken) = (Mutex::new(None), AtomicUsize::new(0));
-    let slow = Arc::new(Slow { journal: MemoryJournal::new(), held, taken });
+    let slow = Slow::new();
     let (consensus, _) = alone(slow.clone(), Recovered::default()).await;
-    let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned(), observer: false };
-    consensus.found(BTreeMap::from([(NodeId::from_bits(1), member)])).await.unwrap();
-    let term = until_leading(&consensus).await;
+    let term = founded(&consensus).await;
     assert_eq!(within_10_s(consensus.propose(found(7))).await, Ok(Outcome::Founded));
 
     *slow.held() = Some(Vec::new());
@@ -275,9 +280,7 @@ async fn a_log_that_is_slow_grows_by_what_may_be_under_way() {
 #[tokio::test]
 async fn who_is_not_polled_keeps_no_turn() {
     let (consensus, _) = alone(Arc::new(MemoryJournal::new()), Recovered::default()).await;
-    let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned(), observer: false };
-    consensus.found(BTreeMap::from([(NodeId::from_bits(1), member)])).await.unwrap();
-    until_leading(&consensus).await;
+    founded(&consensus).await;
     let mut kept: Vec<_> =
         (0..3 * PROPOSALS_UNDER_WAY_MAX).map(|_| Box::pin(consensus.propose(found(7)))).collect();
     assert!(kept.iter_mut().all(|asked| asked.as_mut().now_or_never().is_none()));
@@ -288,12 +291,9 @@ async fn who_is_not_polled_keeps_no_turn() {
 /// What waits behind the entries of a leader that leads no more is told so at once: nothing of it was proposed.
 #[tokio::test]
 async fn who_waits_for_a_turn_hears_that_the_leader_is_deposed() {
-    let (held, taken) = (Mutex::new(None), AtomicUsize::new(0));
-    let slow = Arc::new(Slow { journal: MemoryJournal::new(), held, taken });
+    let slow = Slow::new();
     let (consensus, _) = alone(slow.clone(), Recovered::default()).await;
-    let member = Member { agent: "a".to_owned(), addr: "a:1".to_owned(), observer: false };
-    consensus.found(BTreeMap::from([(NodeId::from_bits(1), member)])).await.unwrap();
-    let term = until_leading(&consensus).await;
+    let term = founded(&consensus).await;
 
     *slow.held() = Some(Vec::new());
     let all = (0..2 * PROPOSALS_UNDER_WAY_MAX).map(|_| consensus.propose(found(7)));

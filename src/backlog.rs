@@ -54,17 +54,13 @@ impl<T> Backlog<T> {
 
     /// Behind all that came before, but for those of a higher rank number.
     pub(crate) fn push(&self, rank: u8, item: T) -> Ticket<T> {
-        // What is dropped here and below is dropped when the lock is free again: it may wake somebody.
-        let mut item = Some(item);
         let mut waiting = self.lock();
         waiting.numbers += 1;
         let key = (rank, waiting.numbers);
-        if !waiting.closed
-            && let Some(item) = item.take()
-        {
-            waiting.items.insert(key, item);
-        }
+        let refused = if waiting.closed { Some(item) } else { waiting.items.insert(key, item) };
+        // Here and below: only when the lock is free again, for it may wake somebody.
         drop(waiting);
+        drop(refused);
         Ticket { backlog: self.clone(), key }
     }
 

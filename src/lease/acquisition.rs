@@ -90,11 +90,15 @@ impl Acquisition {
         self.holding.requester.clock().now()
     }
 
+    /// What is left of the time; `None`: it has no end.
+    fn rest(&self) -> Option<Duration> {
+        self.within.map(|within| within.saturating_sub(self.now().since(self.began)))
+    }
+
     /// What is left of the time, at most `most`; `None` when it is over.
     fn left(&self, most: Duration) -> Option<Duration> {
-        let Some(within) = self.within else { return Some(most) };
-        let left = within.saturating_sub(self.now().since(self.began));
-        (!left.is_zero()).then(|| left.min(most))
+        let left = self.rest().map_or(most, |rest| rest.min(most));
+        (!left.is_zero()).then_some(left)
     }
 
     pub(super) async fn run(self: Arc<Self>, on_wait: &mut Option<OnWait>) -> Result<Lease, AcquireError> {
@@ -115,9 +119,8 @@ impl Acquisition {
         let acquisition = self.clone();
         let asked = async move { acquisition.ask().await };
         let spawn = |task| self.holding.requester.spawn_while_open(task);
-        let left = self.within.map(|within| within.saturating_sub(self.now().since(self.began)));
         let Said { id, outcome, sent, only_copy, mut abandon } =
-            match self.holding.crowd.carry_out(spawn, left, asked).await {
+            match self.holding.crowd.carry_out(spawn, self.rest(), asked).await {
                 CarriedOut::Done(said) => said?,
                 CarriedOut::NeverBegun => {
                     let within = self.within.unwrap_or_default();
@@ -175,12 +178,6 @@ impl Acquisition {
         }
     }
 
-    /// Nothing happened, in its whole time.
-    fn out_of_time(&self, why: &str) -> AcquireError {
-        let detail = format!("{why}, for {:?}", self.within.unwrap_or_default());
-        AcquireError::Unavailable { name: self.name.clone(), detail }
-    }
-
     /// Draws a lease id and asks for it until there is an answer.
     async fn ask(&self) -> Result<Said, AcquireError> {
         let seen = self.seen().await?;
@@ -205,7 +202,10 @@ impl Acquisition {
     async fn seen(&self) -> Result<u64, AcquireError> {
         loop {
             let Some(left) = self.left(ASK_AT_MOST) else {
-                return Err(self.out_of_time("no agent answered"));
+                return Err(AcquireError::Unavailable {
+                    name: self.name.clone(),
+                    detail: "no agent answered in time".to_owned(),
+                });
             };
             match self.holding.requester.seen(left).await {
                 Ok(seen) => return Ok(seen),

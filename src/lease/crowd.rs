@@ -132,7 +132,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures_util::future::join_all;
-    use tokio::sync::Semaphore;
 
     use super::*;
     use crate::tasks::Tasks;

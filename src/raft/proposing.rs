@@ -5,8 +5,8 @@
 //! hundred thousand who asked for one name at once, again and again, had a million entries in it, and the followers never caught
 //! up. Therefore an entry for a client takes a turn of [`PROPOSALS_UNDER_WAY_MAX`], and has it until it is decided: the turn
 //! travels with the entry, through openraft ([`Responder`]), and no future that waits for an answer has any part in it. Where
-//! no turn is left, the entry waits in a [`Backlog`], from which one task proposes. What a leader proposes of its own, expiries above all,
-//! takes none.
+//! no turn is left, the entry waits in a [`Backlog`], from which one task proposes. What a leader proposes of its own, expiries
+//! above all, takes none.
 
 use std::sync::Arc;
 
@@ -99,10 +99,11 @@ async fn propose(raft: Handle, Wanted { entry, tell }: Wanted, turn: Option<Owne
 }
 
 async fn propose_all(raft: Handle, turns: Arc<Semaphore>, backlog: Beginner<Wanted>, arrived: Arc<Notify>) {
+    let mut leadership = LeadershipWatch::of(&raft);
     loop {
         arrived.notified().await;
         while !backlog.is_empty() {
-            let turn = turn(&turns, &raft).await;
+            let turn = turn(&turns, &mut leadership).await;
             let Some(wanted) = backlog.pop() else { break };
             propose(raft.clone(), wanted, turn).await;
         }
@@ -110,11 +111,7 @@ async fn propose_all(raft: Handle, turns: Arc<Semaphore>, backlog: Beginner<Want
 }
 
 /// None is needed on a node that does not lead: openraft refuses the entry, and says who may.
-async fn turn(turns: &Arc<Semaphore>, raft: &Handle) -> Option<OwnedSemaphorePermit> {
-    if let Ok(turn) = turns.clone().try_acquire_owned() {
-        return Some(turn);
-    }
-    let mut leadership = LeadershipWatch::of(raft);
+async fn turn(turns: &Arc<Semaphore>, leadership: &mut LeadershipWatch) -> Option<OwnedSemaphorePermit> {
     while leadership.now().leading {
         match runtime::select2(turns.clone().acquire_owned(), leadership.changed()).await {
             Either::First(turn) => return turn.ok(),

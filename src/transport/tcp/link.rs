@@ -166,7 +166,8 @@ impl Connection {
         let (registered, answer) = self.calls.register(room)?;
         let request = Frame::request(method, registered.id, within, payload);
         if self.outbox.push(request).await == Err(Closed) {
-            // The task that would have said so is gone. A connection that takes nothing must not be taken for a sound one.
+            // Now, not when the reading task comes to it: who took this connection for a sound one, again and again, would keep
+            // that task from coming to it.
             self.calls.lose(Unanswered::ConnectionLost { detail: "it was closed".to_owned() });
             return None;
         }
@@ -453,16 +454,11 @@ impl Link {
         };
         shared.spawn({
             let (calls, stop, stall) = (Arc::clone(&calls), stop.clone(), shared.settings.write_stall);
-            let stopping = Arc::clone(shared);
             async move {
                 let written = select2(stop.cancelled(), pipe::write_frames(writer, queue, stall)).await;
-                // At once, not when the reading task comes to it: whoever finds the queue closed would take this connection
-                // for a sound one, again and again, and keep that task from coming to it.
-                calls.lose(match written {
-                    Either::Second(Err(error)) => Unanswered::ConnectionLost { detail: error.to_string() },
-                    _ if stopping.stop.is_cancelled() => Unanswered::ShutDown,
-                    _ => Unanswered::ConnectionLost { detail: "it was closed".to_owned() },
-                });
+                if let Either::Second(Err(error)) = written {
+                    calls.lose(Unanswered::ConnectionLost { detail: error.to_string() });
+                }
                 stop.cancel();
             }
         });
